@@ -27,7 +27,7 @@ class Family:
 
     name: str
     control: Control
-    off: OffOutcome
+    off_means: OffOutcome
     """What asking for `off` really does. Never report it as more than this."""
     levels: tuple[EffortLevel, ...]
     """Effort levels the family accepts, lowest first."""
