@@ -183,7 +183,8 @@ class ArmScore:
     """Stable codes: why the arm was ruled out, or notes on its score."""
     utility_usd: float | None
     """value · quality − (1 + mu_spend) · cost − mu_latency · latency; None when not scored."""
-    quality: Estimate
+    quality: Estimate | None
+    """Predicted quality; None when the router made no prediction."""
     cost_usd: float | None
     """Predicted dollars; None when a price or token count is unknown."""
     latency_s: float | None
@@ -227,7 +228,7 @@ class Usage:
     def __add__(self, other: Usage) -> Usage:
         """Sum of counts; the provenance is the weaker of the two."""
         order: tuple[Provenance, ...] = ("reported", "counted", "estimated", "unknown")
-        weaker = max(self.provenance, other.provenance, key=order.index)
+        weaker = order[max(order.index(self.provenance), order.index(other.provenance))]
         return Usage(
             self.prompt_tokens + other.prompt_tokens,
             self.completion_tokens + other.completion_tokens,

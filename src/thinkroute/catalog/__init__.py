@@ -74,12 +74,15 @@ class Model:
 def families() -> tuple[Family, ...]:
     """All families in the order they are tried."""
     raw: dict[str, list[dict[str, Any]]] = yaml.safe_load(
-        files(__package__).joinpath("families.yaml").read_text(encoding="utf-8")
+        files("thinkroute.catalog").joinpath("families.yaml").read_text(encoding="utf-8")
     )
-    return tuple(
-        Family(**{**entry, "levels": tuple(entry["levels"]), "patterns": tuple(entry["patterns"])})
-        for entry in raw["families"]
-    )
+    return tuple(_family(entry) for entry in raw["families"])
+
+
+def _family(entry: dict[str, Any]) -> Family:
+    lists = {"levels": tuple(entry["levels"]), "patterns": tuple(entry["patterns"])}
+    fields: dict[str, Any] = {**entry, **lists}
+    return Family(**fields)
 
 
 def family_of(model_name: str) -> Family:

@@ -15,7 +15,9 @@ from thinkroute.programs.protocol import ThinkingFormat
 from thinkroute.types import Effort
 
 
-def thinking_allowance(budget_tokens: int | None, max_tokens: int | None, answer_floor_tokens: int) -> int | None:
+def thinking_allowance(
+    budget_tokens: int | None, max_tokens: int | None, answer_floor_tokens: int
+) -> int | None:
     """Thinking tokens left after reserving the answer floor; None for no limit.
 
     The floor is at most half of `max_tokens`, so a tiny cap still leaves an answer. 0 means: do not think.

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from thinkroute.types import FORCED, Channel, Effort, Usage
+from thinkroute.types import Channel, Effort, Usage
 
 SegmentFinish = Literal["stop", "length", "thinking_end", "tool_calls", "content_filter"]
 
@@ -128,8 +128,3 @@ class Engine(Protocol):
     async def aclose(self) -> None:
         """Release everything; generations under way end with an error."""
         ...
-
-
-def forced_segment(text: str, *, closes_thinking: bool) -> Segment:
-    """Text written by a program. Its token count is filled in by the engine that continues after it."""
-    return Segment(text=text, owner=FORCED, thinking_closed=closes_thinking)

@@ -1,0 +1,174 @@
+"""From the file to complete types: families recognised, automatic arms listed, names checked against each other.
+
+After `resolve` nothing is `auto` or None that a request would need; what stays None is truly unknown (a price).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from thinkroute.catalog import Model, family_named, family_of
+from thinkroute.config.schema import ArmSection, Config, ModelSection
+from thinkroute.errors import ConfigError
+from thinkroute.types import Arm, Effort, Price, arm_by_id
+
+AUTO = "auto"
+_MODEL_NAME_BANS = ("@", "(", ")")
+
+
+@dataclass(frozen=True, slots=True)
+class VirtualModel:
+    """A name that stands for a choice among arms."""
+
+    name: str
+    arms: tuple[Arm, ...]
+    value_usd: float
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A configuration with nothing left to guess."""
+
+    config: Config
+    models: Mapping[str, Model]
+    arms: tuple[Arm, ...]
+    """All arms `auto` chooses among, in a stable order."""
+    virtual_models: Mapping[str, VirtualModel]
+    """`auto` and the configured names."""
+    declared_quality: Mapping[str, float] = field(default_factory=dict[str, float])
+    """Arm id → the user's own guess of quality, where one was written."""
+
+
+def resolve(config: Config, fleet: Sequence[Model] = (), fleet_arms: Sequence[Arm] = ()) -> Resolved:
+    """Complete a configuration.
+
+    Args:
+        config: What the user wrote.
+        fleet: The embedded models, used when the configuration asks for them or names no model at all.
+        fleet_arms: The arms offered for them when none are written.
+
+    Raises:
+        ConfigError: names clash, an arm uses an unknown model or effort, or nothing can answer.
+    """
+    use_fleet = config.fleet if config.fleet is not None else not config.models
+    models = {model.name: model for model in fleet} if use_fleet else {}
+    for name, section in config.models.items():
+        models[name] = _model(name, section)
+    if not models:
+        raise ConfigError("nothing can answer: list a model under `models:` or set `fleet: true`")
+    _check_names(models, config.virtual_models)
+    arms, declared = _arms(config, models, fleet_arms if use_fleet else ())
+    virtual = {AUTO: VirtualModel(AUTO, arms, config.policy.value_usd)}
+    for name, section in config.virtual_models.items():
+        chosen = tuple(
+            arm_by_id(arms, arm_id) or _parse_arm(arm_id, models, f"virtual_models.{name}.arms")
+            for arm_id in section.arms
+        )
+        virtual[name] = VirtualModel(name, chosen, section.value_usd or config.policy.value_usd)
+    return Resolved(config, models, arms, virtual, declared)
+
+
+def arm_for(model: Model, effort: Effort) -> Arm | None:
+    """The arm that gives this model this effort, or None when it cannot be honoured."""
+    if effort.budget_tokens is None:
+        return Arm("direct", (model.name,), effort) if effort_is_known(model, effort) else None
+    if model.thinking_budget_field is not None:
+        return Arm("direct", (model.name,), effort)
+    if model.family.budget == "two_call" and (model.engine == "embedded" or model.continuation != "none"):
+        return Arm("budgeted", (model.name,), effort)
+    return None
+
+
+def effort_is_known(model: Model, effort: Effort) -> bool:
+    """Whether the model's family lists this level (`default` is always honoured: nothing is sent)."""
+    return effort.level == "default" or effort.level in model.family.levels
+
+
+def automatic_arms(model: Model, budgets: Iterable[int]) -> list[Arm]:
+    """One arm per level of the family, and one per budget that can be enforced."""
+    efforts = [Effort(level) for level in model.family.levels]
+    efforts += [Effort("on", budget) for budget in budgets]
+    return [arm for effort in efforts if (arm := arm_for(model, effort)) is not None]
+
+
+def _model(name: str, section: ModelSection) -> Model:
+    upstream_name = section.upstream_name or name
+    price = section.price
+    return Model(
+        name=name,
+        upstream_name=upstream_name,
+        engine="http",
+        family=family_named(section.family) if section.family else family_of(upstream_name),
+        base_url=section.url,
+        api_key=section.api_key.get_secret_value() if section.api_key else None,
+        price=Price(price.input_usd_per_mtok, price.output_usd_per_mtok, price.cached_input_usd_per_mtok)
+        if price
+        else None,
+        context_window=section.context_window,
+        capabilities=frozenset(section.capabilities),
+        continuation=section.continuation,
+        thinking_budget_field=section.thinking_budget_field,
+        connect_timeout_s=section.timeouts.connect_s,
+        first_byte_timeout_s=section.timeouts.first_byte_s,
+        total_timeout_s=section.timeouts.total_s,
+    )
+
+
+def _check_names(models: Mapping[str, Model], virtual: Mapping[str, object]) -> None:
+    for name in (*models, *virtual):
+        if name == AUTO or any(ban in name for ban in _MODEL_NAME_BANS):
+            raise ConfigError(f"{name!r} cannot be a model name: `auto` and the characters @ ( ) are taken")
+    for name in virtual:
+        if name in models:
+            raise ConfigError(f"virtual_models.{name}: a model has the same name; rename one of them")
+
+
+def _arms(
+    config: Config, models: Mapping[str, Model], fleet_arms: Sequence[Arm]
+) -> tuple[tuple[Arm, ...], dict[str, float]]:
+    declared: dict[str, float] = {}
+    arms: dict[str, Arm] = {}
+    for position, entry in enumerate(config.arms):
+        text = entry if isinstance(entry, str) else f"{entry.model}@{entry.effort}"
+        arm = _parse_arm(text, models, f"arms[{position}]")
+        arms[arm.id] = arm
+        if isinstance(entry, ArmSection) and entry.quality is not None:
+            declared[arm.id] = entry.quality
+    if not config.arms:
+        listed = [*fleet_arms]
+        for name, section in config.models.items():
+            listed += automatic_arms(models[name], section.thinking_budgets)
+        arms = {arm.id: arm for arm in listed}
+    return tuple(arms.values()), declared
+
+
+def _parse_arm(text: str, models: Mapping[str, Model], where: str) -> Arm:
+    name, _, effort_text = text.partition("@")
+    model = models.get(name)
+    if model is None:
+        close = difflib.get_close_matches(name, models, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"known models: {', '.join(models)}"
+        raise ConfigError(f"{where}: unknown model {name!r} in {text!r}; {hint}", param=where)
+    try:
+        effort = Effort.parse(effort_text or "default")
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}", param=where) from None
+    arm = arm_for(model, effort)
+    if arm is None:
+        raise ConfigError(f"{where}: {unsupported_effort(model, effort)}", param=where)
+    return arm
+
+
+def unsupported_effort(model: Model, effort: Effort) -> str:
+    """Why this model cannot be given this effort, and what to do."""
+    if effort.budget_tokens is not None:
+        return (
+            f"model {model.name!r} has no way to enforce a thinking budget; set `continuation` or "
+            f"`thinking_budget_field` for it, or use one of: {', '.join(model.family.levels)}"
+        )
+    return (
+        f"effort {str(effort)!r} is not known for model {model.name!r} (family {model.family.name}); "
+        f"use one of: {', '.join(dict.fromkeys((*model.family.levels, 'default')))}"
+    )

@@ -1,0 +1,198 @@
+"""The choosing step: predictions and prices in, a `Decision` out. Pure, synchronous, no I/O, no clock, no global.
+
+utility(arm) = value · quality − (1 + mu_spend) · cost − mu_latency · latency
+
+Laws, each property-tested: the chosen arm is allowed; the order of arms and predictions never matters; raising an
+arm's price never makes it chosen more; no arm over a hard limit is chosen; propensities sum to one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from thinkroute.types import Arm, ArmScore, ComputePrices, Decision, Prediction, Price
+
+POLICY_VERSION = "utility-1"
+
+UNKNOWN_ARM = "no_prediction"
+OVER_REQUEST_BUDGET = "over_usd_per_request"
+OVER_SPEND_BUDGET = "over_spend_budget"
+OVER_REASONING_TOKENS = "over_reasoning_tokens"
+OVER_DEADLINE = "over_deadline"
+PRICE_UNKNOWN = "price_unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Constraints:
+    """What an arm must satisfy before it is scored. None: no such limit."""
+
+    ruled_out: Mapping[str, tuple[str, ...]]
+    """Arm id → reason codes, for arms the caller has already ruled out (capabilities, context window)."""
+    usd_per_request: float | None = None
+    """Highest predicted dollars of one request."""
+    usd_left: float | None = None
+    """Dollars left in the spend budget."""
+    reasoning_tokens: int | None = None
+    """Highest predicted thinking tokens."""
+    deadline_s: float | None = None
+    """Highest predicted total latency."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exploration:
+    """ε-greedy exploration with the draw supplied, so that the choice stays pure and replays exactly."""
+
+    share: float = 0.0
+    """Probability of drawing uniformly among the allowed arms, in [0, 1]."""
+    draw: float = 0.0
+    """A number in [0, 1), uniform over requests."""
+
+
+def choose(
+    arms: Sequence[Arm],
+    predictions: Mapping[str, Prediction],
+    prices: ComputePrices,
+    model_prices: Mapping[str, Price],
+    constraints: Constraints | None = None,
+    exploration: Exploration | None = None,
+    router: str = "none",
+) -> Decision | None:
+    """Pick the arm with the highest utility among the allowed ones, or None when none is allowed.
+
+    Ties go to the cheaper arm, then to the arm that thinks less, then to the smaller id. An arm whose cost is
+    unknown cannot be compared in dollars: it is ruled out while an arm of known cost is allowed, and while any dollar
+    limit is set; when no arm's cost is known the cost term is dropped for all and `price_unknown` is in the reasons.
+
+    Args:
+        arms: Candidates, any order.
+        predictions: By arm id. An arm without one is not allowed.
+        prices: The dial: value of an answer and the shadow prices.
+        model_prices: By model name; used where a prediction has tokens but no measured dollars.
+        constraints: Hard limits.
+        exploration: Share of uniform draws, and this request's draw.
+        router: Name and version of what made the predictions.
+    """
+    constraints = constraints or Constraints({})
+    exploration = exploration or Exploration()
+    ordered = sorted(arms, key=lambda arm: arm.id)
+    costs = {arm.id: expected_cost_usd(arm, predictions.get(arm.id), model_prices) for arm in ordered}
+    reasons = {
+        arm.id: _ruled_out(arm, predictions.get(arm.id), costs[arm.id], constraints) for arm in ordered
+    }
+    allowed = [arm for arm in ordered if not reasons[arm.id]]
+    if any(costs[arm.id] is not None for arm in allowed):
+        for arm in allowed:
+            if costs[arm.id] is None:
+                reasons[arm.id] = (PRICE_UNKNOWN,)
+        allowed = [arm for arm in allowed if costs[arm.id] is not None]
+    if not allowed:
+        return None
+    utilities = {arm.id: _utility(predictions[arm.id], costs[arm.id], prices) for arm in allowed}
+    best = min(
+        allowed,
+        key=lambda arm: (-utilities[arm.id], costs[arm.id] or 0.0, arm.effort.rank, arm.id),
+    )
+    propensities = {
+        arm.id: exploration.share / len(allowed) + (1 - exploration.share) * (arm is best) for arm in allowed
+    }
+    chosen = _draw(allowed, best, exploration)
+    codes = _codes(chosen, best, allowed, costs[chosen.id])
+    return Decision(
+        arm=chosen,
+        scores=tuple(
+            _score(arm, predictions.get(arm.id), costs, reasons, utilities, propensities) for arm in ordered
+        ),
+        propensity=propensities[chosen.id],
+        reason_codes=codes,
+        prices=prices,
+        policy_version=POLICY_VERSION,
+        router=router,
+    )
+
+
+def expected_cost_usd(
+    arm: Arm, prediction: Prediction | None, model_prices: Mapping[str, Price]
+) -> float | None:
+    """Predicted dollars of an arm; None when neither dollars nor (tokens and price) are known."""
+    if prediction is None:
+        return None
+    if prediction.cost_usd is not None:
+        return prediction.cost_usd.mean
+    price = model_prices.get(arm.models[0])
+    if price is None or prediction.prompt_tokens is None or prediction.answer_tokens is None:
+        return None
+    reasoning = prediction.reasoning_tokens.mean if prediction.reasoning_tokens else 0.0
+    return price.cost_usd(prediction.prompt_tokens.mean, reasoning + prediction.answer_tokens.mean)
+
+
+def _ruled_out(
+    arm: Arm, prediction: Prediction | None, cost_usd: float | None, limits: Constraints
+) -> tuple[str, ...]:
+    if given := limits.ruled_out.get(arm.id):
+        return given
+    if prediction is None:
+        return (UNKNOWN_ARM,)
+    reasons: list[str] = []
+    for limit, code in (
+        (limits.usd_per_request, OVER_REQUEST_BUDGET),
+        (limits.usd_left, OVER_SPEND_BUDGET),
+    ):
+        if limit is not None and (cost_usd is None or cost_usd > limit):
+            reasons.append(PRICE_UNKNOWN if cost_usd is None else code)
+    reasoning = prediction.reasoning_tokens
+    if limits.reasoning_tokens is not None and reasoning and reasoning.mean > limits.reasoning_tokens:
+        reasons.append(OVER_REASONING_TOKENS)
+    latency = prediction.latency_s
+    if limits.deadline_s is not None and latency and latency.mean > limits.deadline_s:
+        reasons.append(OVER_DEADLINE)
+    return tuple(dict.fromkeys(reasons))
+
+
+def _utility(prediction: Prediction, cost_usd: float | None, prices: ComputePrices) -> float:
+    latency_s = prediction.latency_s.mean if prediction.latency_s else 0.0
+    return (
+        prices.value_usd * prediction.quality.mean
+        - (1 + prices.mu_spend) * (cost_usd or 0.0)
+        - prices.mu_latency_usd_per_s * latency_s
+    )
+
+
+def _draw(allowed: Sequence[Arm], best: Arm, exploration: Exploration) -> Arm:
+    """The same draw decides whether to explore and, rescaled, which arm: one number replays the choice."""
+    if exploration.draw >= exploration.share:
+        return best
+    position = math.floor(exploration.draw / exploration.share * len(allowed))
+    return allowed[min(position, len(allowed) - 1)]
+
+
+def _codes(chosen: Arm, best: Arm, allowed: Sequence[Arm], cost_usd: float | None) -> tuple[str, ...]:
+    first = "only_arm" if len(allowed) == 1 else "best_utility" if chosen is best else "explored"
+    return (first,) if cost_usd is not None else (first, PRICE_UNKNOWN)
+
+
+def _score(
+    arm: Arm,
+    prediction: Prediction | None,
+    costs: Mapping[str, float | None],
+    reasons: Mapping[str, tuple[str, ...]],
+    utilities: Mapping[str, float],
+    propensities: Mapping[str, float],
+) -> ArmScore:
+    def mean(name: str) -> float | None:
+        estimate = getattr(prediction, name, None)
+        return None if estimate is None else float(estimate.mean)
+
+    return ArmScore(
+        arm_id=arm.id,
+        allowed=arm.id in utilities,
+        reasons=reasons[arm.id],
+        utility_usd=utilities.get(arm.id),
+        quality=prediction.quality if prediction else None,
+        cost_usd=costs[arm.id],
+        latency_s=mean("latency_s"),
+        reasoning_tokens=mean("reasoning_tokens"),
+        answer_tokens=mean("answer_tokens"),
+        propensity=propensities.get(arm.id, 0.0),
+    )
