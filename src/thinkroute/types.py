@@ -136,6 +136,8 @@ class Prediction:
     """Seconds to the last token."""
     cost_usd: Estimate | None = None
     """Dollars, only when the outcome table measured dollars directly; otherwise the policy prices the tokens."""
+    basis: Literal["fitted", "prior"] = "fitted"
+    """`prior` when the router has no outcomes of this arm and only states its declared prior."""
 
 
 @dataclass(frozen=True, slots=True)
