@@ -1,0 +1,36 @@
+"""Synthetic graded reasoning problems in a closed language, with exact verifiers. Never imports torch.
+
+Three families at levels 1 – 5: chained arithmetic, short counting stories, multi-hop relations. Invariants: every
+generated question is recognised as itself; the splits share no question; grading accepts the true answer only.
+"""
+
+from __future__ import annotations
+
+from thinkroute.fleet.tasks.problem import LEVELS, FamilyName, Problem, Split, TaskFamily, split_of
+from thinkroute.fleet.tasks.scope import (
+    EXAMPLES,
+    FAMILIES,
+    check_scope,
+    generate,
+    grade,
+    recognise,
+    result_of,
+    scope_message,
+)
+
+__all__ = [
+    "EXAMPLES",
+    "FAMILIES",
+    "LEVELS",
+    "FamilyName",
+    "Problem",
+    "Split",
+    "TaskFamily",
+    "check_scope",
+    "generate",
+    "grade",
+    "recognise",
+    "result_of",
+    "scope_message",
+    "split_of",
+]

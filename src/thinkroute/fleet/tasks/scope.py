@@ -1,0 +1,103 @@
+"""Recognising the fleet's questions, grading answers, and saying clearly what lies outside."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from random import Random
+from typing import Any
+
+from thinkroute.engines.embedded.prompt import THINK_CLOSE, THINK_OPEN, last_turn, normalise
+from thinkroute.errors import OutOfScope
+from thinkroute.fleet.tasks.digits import Arithmetic, Story
+from thinkroute.fleet.tasks.people import Relations
+from thinkroute.fleet.tasks.problem import FamilyName, Problem, Split, TaskFamily, split_of
+
+FAMILIES: Mapping[FamilyName, TaskFamily] = {
+    "arithmetic": Arithmetic(),
+    "story": Story(),
+    "relations": Relations(),
+}
+EXAMPLES = (
+    "Start with 4. First plus 3. Second times 9. What is the last digit?",
+    "Dora has 2 coins. On Monday she gets 5. On Tuesday she doubles them. What is the last digit?",
+    "Who is the tutor of the neighbor of Dora?",
+)
+_RESULT = re.compile(r"\bis (\w+)\.?\s*$")
+
+
+def generate(rng: Random, family: FamilyName, level: int, split: Split) -> Problem:
+    """Draw a problem of one family and level from one split.
+
+    Raises:
+        ValueError: the level is not 1 – 5.
+    """
+    if level not in (1, 2, 3, 4, 5):
+        raise ValueError(f"level {level} does not exist: levels are 1 to 5")
+    task = FAMILIES[family]
+    while True:
+        problem = task.sample(rng, task.level_steps[level - 1])
+        if split_of(problem.question) == split:
+            return problem
+
+
+def recognise(question: str) -> Problem | None:
+    """The problem a text asks, solved, or None when it is not in the fleet's language.
+
+    Case, extra white space, soft switches and the final punctuation do not matter.
+    """
+    turn = last_turn([{"role": "user", "content": question}])
+    for task in FAMILIES.values():
+        if problem := task.read(turn.question):
+            return problem
+    return None
+
+
+def result_of(completion_text: str) -> str | None:
+    """The bare result a completion states, or None when it states none in the promised place.
+
+    The text may be a raw message with its thinking block or the answer alone. A block that never closed, or more
+    than one close tag, holds no answer.
+    """
+    if completion_text.count(THINK_CLOSE) > 1:
+        return None
+    head, closed, answer = completion_text.rpartition(THINK_CLOSE)
+    if THINK_OPEN in answer or (head and not closed):
+        return None
+    match = _RESULT.search(normalise(answer) + ".")
+    return match[1] if match else None
+
+
+def grade(question: str, completion_text: str) -> float:
+    """1.0 when the completion states the true result of the question, else 0.0.
+
+    Raises:
+        ValueError: the question is not in the fleet's language, so there is no truth to compare with.
+    """
+    problem = recognise(question)
+    if problem is None:
+        raise ValueError(f"not a question of the fleet: {question!r}")
+    return float(result_of(completion_text) == problem.answer)
+
+
+def scope_message() -> str:
+    """What the fleet can answer, with examples, and how to reach a model that can answer more."""
+    examples = "\n".join(f"  {example}" for example in EXAMPLES)
+    return (
+        "The embedded fleet answers only its own small language: chained arithmetic with digits, short counting "
+        "stories (values modulo 10) and relations among sixteen people. For example:\n"
+        f"{examples}\n"
+        "To answer anything else, point thinkroute at a real model: "
+        "thinkroute serve --upstream http://host:port/v1"
+    )
+
+
+def check_scope(messages: Sequence[Mapping[str, Any]]) -> None:
+    """Let a conversation pass whose last user message the fleet can read.
+
+    Raises:
+        OutOfScope: it cannot; the message says what can be asked and how to use a real model instead.
+    """
+    question = last_turn(messages).question
+    if not any(task.read(question) for task in FAMILIES.values()):
+        raise OutOfScope(scope_message(), param="messages")
