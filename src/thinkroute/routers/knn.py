@@ -1,0 +1,230 @@
+"""k nearest training queries, kernel-weighted, shrunk to the arm's average.
+
+For a query x with neighbours i = 1..k at squared distance d_i: w_i = exp(−d_i / h), and for each arm and measure
+mean = (Σ w_i y_i + κ ȳ) / (Σ w_i + κ), over the neighbours whose cell was measured; ȳ is the arm's average and κ
+counts as that many perfect neighbours. The variance of that mean is (Σ w_i² s² + κ² σ²) / (Σ w_i + κ)², with s² the
+local variance (shrunk the same way) and σ² the arm's variance between queries. Far from every training query the
+weights vanish, so the mean goes to the average and the standard deviation to σ: unknown territory says so.
+
+RouterBench (arXiv 2403.12031) and "Rethinking predictive routing" (arXiv 2505.12601) show well-tuned kNN at the level
+of learned routers. Deviations: kernel weights and shrinkage instead of a plain mean, missing cells, all measures.
+k, h and κ are chosen by leave-one-out error on quality where left at 0; queries with an identical vector count as
+the same query there. Degenerate case: constant outcomes give that constant with standard deviation 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from itertools import product
+from typing import ClassVar, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from thinkroute.errors import ConfigError, DataError
+from thinkroute.routers.base import ArmStatistics, RouterKind, RouterState, TableRouter
+from thinkroute.routers.settings import read_settings
+from thinkroute.routers.table import FloatArray, OutcomeTable
+from thinkroute.signals import restore_encoder
+from thinkroute.signals.base import Encoder, Matrix, Scalar
+from thinkroute.types import Query
+
+_NEIGHBOURS: Final = (10, 20, 40, 80, 160)
+_BANDWIDTHS: Final = (0.25, 0.5, 1.0, 2.0)
+"""Tried as multiples of the median squared distance to the k-th neighbour."""
+_PRIOR_WEIGHTS: Final = (0.5, 2.0, 8.0)
+_TUNING_ROWS: Final = 4000
+_CHUNK: Final = 256
+_SAME: Final = 1e-6
+"""Squared distance below which two queries count as the same."""
+
+
+@dataclass(frozen=True)
+class KnnSettings:
+    """Settings; 0 means chosen by leave-one-out error."""
+
+    neighbours: int = 0
+    """k."""
+    bandwidth: float = 0.0
+    """h, in squared distance of the encoder's vectors."""
+    prior_weight: float = 0.0
+    """κ: the arm's average counts as this many perfect neighbours."""
+
+
+class KnnRouter(TableRouter):
+    """See the module. Keeps every training query: memory and time grow with their number."""
+
+    name: ClassVar[str] = "knn"
+
+    def __init__(
+        self,
+        statistics: ArmStatistics,
+        settings: KnnSettings,
+        encoder: Encoder,
+        keys_ND: Matrix,
+        cells_QMA: FloatArray,
+    ) -> None:
+        super().__init__(statistics)
+        self.settings = settings
+        """Settings with everything chosen."""
+        self._encoder = encoder
+        self._keys_ND = np.ascontiguousarray(keys_ND, dtype=np.float32)
+        self._half_norm_N = (0.5 * (self._keys_ND**2).sum(axis=1)).astype(np.float32)
+        self._cells_NMA = cells_QMA.astype(np.float32)
+        # From here on the rounded cells count, so that a saved and loaded router gives identical numbers.
+        cells_NMA = self._cells_NMA.astype(np.float64)
+        seen_NMA = ~np.isnan(cells_NMA)
+        self._columns = statistics.mean_MA.size
+        # One row per query: seen cells, values and squares side by side, so that one product sums all three.
+        filled = np.where(seen_NMA, cells_NMA - np.nan_to_num(statistics.mean_MA), 0.0)
+        stacked = np.stack([seen_NMA.astype(np.float64), filled, filled**2], axis=1)
+        self._sums_NS = np.ascontiguousarray(stacked.reshape(len(keys_ND), -1))
+        self._seen_NC = np.ascontiguousarray(self._sums_NS[:, : self._columns])
+        self._variance_C = np.nan_to_num(statistics.spread_MA).reshape(-1) ** 2
+        self._mean_C = statistics.mean_MA.reshape(-1)
+
+    def state(self) -> RouterState:
+        """What to save."""
+        arrays = {"keys_ND": self._keys_ND, "cells_NMA": self._cells_NMA}
+        return RouterState(self.name, asdict(self.settings), self.statistics, arrays, self._encoder.state())
+
+    def _moments(self, query: Query) -> tuple[FloatArray, FloatArray]:
+        vector = self._encoder.encode(query.text)
+        far_N = self._half_norm_N - self._keys_ND @ vector
+        k = min(self.settings.neighbours, len(far_N))
+        nearest = np.argpartition(far_N, k - 1)[:k] if k < len(far_N) else np.arange(k)
+        distance_k = 2.0 * far_N[nearest].astype(np.float64) + float(vector @ vector)
+        weight_k = np.exp(np.minimum(distance_k, 0.0) - np.maximum(distance_k, 0.0) / self.settings.bandwidth)
+        return self._weighted(nearest, weight_k)
+
+    def _weighted(self, nearest: NDArray[np.intp], weight_k: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """The formulas of the module, on deviations from the arm's average."""
+        prior = self.settings.prior_weight
+        mass_C, value_C, square_C = (weight_k @ self._sums_NS[nearest]).reshape(3, -1)
+        mass_sq_C = (weight_k * weight_k) @ self._seen_NC[nearest]
+        total_C = mass_C + prior
+        shift_C = value_C / total_C
+        local_C = (
+            square_C - 2 * shift_C * value_C + shift_C**2 * mass_C + prior * self._variance_C
+        ) / total_C
+        variance_C = (mass_sq_C * np.maximum(local_C, 0.0) + prior**2 * self._variance_C) / total_C**2
+        shape = self.statistics.mean_MA.shape
+        return (self._mean_C + shift_C).reshape(shape), np.sqrt(variance_C).reshape(shape)
+
+
+def fit(table: OutcomeTable, parameters: Mapping[str, Scalar], encoder: Encoder | None) -> TableRouter:
+    """Keep the table's queries as neighbours and choose what was left open."""
+    if encoder is None:
+        raise ConfigError("router knn needs an encoder")
+    settings = read_settings(KnnRouter.name, KnnSettings(), parameters)
+    if settings.neighbours < 0 or settings.bandwidth < 0 or settings.prior_weight < 0:
+        raise ConfigError("router knn: neighbours, bandwidth and prior_weight cannot be negative (0: chosen)")
+    statistics = ArmStatistics.of(table)
+    cells_QMA = statistics.training_cells(table)
+    # Rows without any graded cell teach nothing and would only take the place of neighbours that do.
+    graded = ~np.isnan(cells_QMA[:, 0]).all(axis=1)
+    rows = np.flatnonzero(graded)
+    keys_ND = encoder.encode_batch([table.texts[row] for row in rows])
+    cells_QMA = cells_QMA[rows]
+    settings = _choose(settings, keys_ND, cells_QMA[:, 0], statistics)
+    return KnnRouter(statistics, settings, encoder, keys_ND, cells_QMA)
+
+
+def restore(state: RouterState) -> TableRouter:
+    """Rebuild from saved state."""
+    settings = read_settings(KnnRouter.name, KnnSettings(), state.parameters)
+    keys, cells = state.arrays.get("keys_ND"), state.arrays.get("cells_NMA")
+    if state.encoder is None or keys is None or cells is None:
+        raise DataError("router knn: the artefact lacks its encoder, keys_ND or cells_NMA: fit it again")
+    encoder = restore_encoder(state.encoder)
+    if keys.shape != (len(cells), encoder.dimension) or cells.shape[1:] != state.statistics.mean_MA.shape:
+        raise DataError(
+            f"router knn: keys {keys.shape} and cells {cells.shape} do not fit the card: fit it again"
+        )
+    return KnnRouter(state.statistics, settings, encoder, keys.astype(np.float32), cells.astype(np.float64))
+
+
+KIND: Final = RouterKind(fit=fit, restore=restore, reads_text=True)
+
+
+@dataclass(frozen=True)
+class _Neighbours:
+    """Nearest other queries of each tuning row, nearest first; distance inf pads rows that have fewer."""
+
+    distance_Rk: FloatArray
+    index_Rk: NDArray[np.intp]
+
+
+def _choose(
+    settings: KnnSettings, keys_ND: Matrix, quality_NA: FloatArray, statistics: ArmStatistics
+) -> KnnSettings:
+    """Fill what is 0 with the values of least leave-one-out squared error of quality."""
+    others = len(keys_ND) - 1
+    if others < 1:
+        return _filled(settings, 1, 1.0, 1.0)
+    wanted = (settings.neighbours,) if settings.neighbours else _NEIGHBOURS
+    depths = sorted({min(k, others) for k in wanted})
+    rows = np.linspace(0, others, num=min(len(keys_ND), _TUNING_ROWS)).astype(np.intp)
+    near = _leave_one_out(keys_ND, rows, depths[-1])
+    candidates: list[tuple[float, KnnSettings]] = []
+    for k in depths:
+        scale = _typical(near.distance_Rk[:, k - 1])
+        bandwidths = (settings.bandwidth,) if settings.bandwidth else [scale * f for f in _BANDWIDTHS]
+        prior_weights = (settings.prior_weight,) if settings.prior_weight else _PRIOR_WEIGHTS
+        for bandwidth, prior_weight in product(bandwidths, prior_weights):
+            candidate = replace(settings, neighbours=k, bandwidth=bandwidth, prior_weight=prior_weight)
+            error = _error(candidate, near, rows, quality_NA, statistics.mean_MA[0])
+            candidates.append((error, candidate))
+    return min(candidates, key=lambda pair: pair[0])[1]
+
+
+def _typical(distance_R: FloatArray) -> float:
+    finite = distance_R[np.isfinite(distance_R)]
+    return max(float(np.quantile(finite, 0.5)), _SAME) if finite.size else 1.0
+
+
+def _filled(settings: KnnSettings, neighbours: int, bandwidth: float, prior_weight: float) -> KnnSettings:
+    return KnnSettings(
+        settings.neighbours or neighbours,
+        settings.bandwidth or bandwidth,
+        settings.prior_weight or prior_weight,
+    )
+
+
+def _leave_one_out(keys_ND: Matrix, rows: NDArray[np.intp], depth: int) -> _Neighbours:
+    norm_N = (keys_ND**2).sum(axis=1)
+    distances: list[FloatArray] = []
+    indices: list[NDArray[np.intp]] = []
+    for start in range(0, len(rows), _CHUNK):
+        chunk = rows[start : start + _CHUNK]
+        distance_RN = norm_N[chunk, None] + norm_N[None, :] - 2.0 * keys_ND[chunk] @ keys_ND.T
+        distance_RN[distance_RN < _SAME] = np.inf
+        distance_RN[np.arange(len(chunk)), chunk] = np.inf
+        index_Rk = np.argpartition(distance_RN, depth - 1, axis=1)[:, :depth]
+        distance_Rk = np.take_along_axis(distance_RN, index_Rk, axis=1)
+        order_Rk = np.argsort(distance_Rk, axis=1, kind="stable")
+        indices.append(np.take_along_axis(index_Rk, order_Rk, axis=1))
+        distances.append(np.take_along_axis(distance_Rk, order_Rk, axis=1).astype(np.float64))
+    return _Neighbours(np.concatenate(distances), np.concatenate(indices))
+
+
+def _error(
+    settings: KnnSettings,
+    near: _Neighbours,
+    rows: NDArray[np.intp],
+    quality_NA: FloatArray,
+    mean_A: FloatArray,
+) -> float:
+    """Squared error of quality plus that of the differences between arms, which are what routing turns on."""
+    k = settings.neighbours
+    weight_Rk = np.exp(-near.distance_Rk[:, :k] / settings.bandwidth)
+    centred_NA = quality_NA - mean_A
+    seen_NA = (~np.isnan(centred_NA)).astype(np.float64)
+    filled_NA = np.nan_to_num(centred_NA)
+    index_Rk = near.index_Rk[:, :k]
+    mass_RA = np.einsum("rk,rka->ra", weight_Rk, seen_NA[index_Rk])
+    value_RA = np.einsum("rk,rka->ra", weight_Rk, filled_NA[index_Rk])
+    residual_RA = centred_NA[rows] - value_RA / (mass_RA + settings.prior_weight)
+    difference_RA = residual_RA - np.array(np.nanmean(residual_RA, axis=1, keepdims=True))
+    return float(np.nanmean(np.stack([residual_RA**2, difference_RA**2])))

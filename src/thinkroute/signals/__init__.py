@@ -1,0 +1,54 @@
+"""Features of a request: structure, n-grams and, through one protocol, any encoder.
+
+`ENCODERS` is the table of encoders. Looking a name up imports its module, nothing before that does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from thinkroute.errors import ConfigError
+from thinkroute.signals.base import Encoder, EncoderKind, EncoderState, Scalar
+
+__all__ = [
+    "ENCODERS",
+    "Encoder",
+    "EncoderKind",
+    "EncoderState",
+    "encoder_kind",
+    "fit_encoder",
+    "restore_encoder",
+]
+
+
+def _hashed_ngrams() -> EncoderKind:
+    from thinkroute.signals import hashed_ngrams
+
+    return hashed_ngrams.KIND
+
+
+ENCODERS: Mapping[str, Callable[[], EncoderKind]] = {
+    "hashed_ngrams": _hashed_ngrams,
+}
+"""Name → factory. Numpy-only encoders come first."""
+
+
+def encoder_kind(name: str) -> EncoderKind:
+    """The kind of encoder called `name`.
+
+    Raises:
+        ConfigError: no encoder of that name; the message lists the known ones.
+    """
+    if name not in ENCODERS:
+        raise ConfigError(f"unknown encoder {name!r}: use one of {', '.join(ENCODERS)}")
+    return ENCODERS[name]()
+
+
+def fit_encoder(name: str, texts: Sequence[str], parameters: Mapping[str, Scalar] | None = None) -> Encoder:
+    """Fit the encoder called `name` on texts; `parameters` replaces its defaults one by one."""
+    return encoder_kind(name).fit(texts, parameters or {})
+
+
+def restore_encoder(state: EncoderState) -> Encoder:
+    """Rebuild a saved encoder."""
+    return encoder_kind(state.name).restore(state)

@@ -1,0 +1,227 @@
+"""Word 1-2-grams and byte 3-5-grams hashed with a sign, weighted by tf-idf, reduced by LSA; numpy only.
+
+Owns the bundled default encoder. The vector is two blocks side by side: `components` LSA coordinates scaled to
+unit length (what the text is about) and the standardised structural features scaled by `structure_weight` (how
+long and how intricate it is). The first serves prompts of the real world, the second serves small languages where
+the number of steps decides the difficulty.
+
+Deterministic: hashes are polynomial over bytes and CRC-32 over words, so neither the process, the platform's byte
+order nor PYTHONHASHSEED matters. Only the first `head_bytes` and last `tail_bytes` are read for n-grams; structure
+sees everything.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Final
+from zlib import crc32
+
+import numpy as np
+from numpy.typing import NDArray
+
+from thinkroute.errors import ConfigError, DataError
+from thinkroute.signals.base import Array, Encoder, EncoderKind, EncoderState, Matrix, Scalar, Vector
+from thinkroute.signals.structure import FEATURES, structure
+
+NAME: Final = "hashed_ngrams"
+
+_TOKEN: Final = re.compile(r"\w+|[^\w\s]")
+_STEP: Final = np.uint64(0x9E3779B97F4A7C15)
+_MIX: Final = np.uint64(0xBF58476D1CE4E5B9)
+_WORD_SALT: Final = np.uint64(0x94D049BB133111EB)
+_SIGN_BIT: Final = np.uint64(31)
+_STRUCTURE_LIMIT: Final = 4.0
+"""Standardised features are cut here: one 100 kB prompt must not outweigh everything else."""
+_CHUNK: Final = 512
+
+
+@dataclass(frozen=True)
+class HashedNgramsSettings:
+    """Settings; the defaults were chosen by cross-validation on public routing sets (docs/evaluation.md)."""
+
+    buckets: int = 8192
+    """Number B of hash buckets, a power of two."""
+    components: int = 96
+    """LSA coordinates kept, at most; fewer when there are fewer texts."""
+    structure_weight: float = 0.1
+    """Scale of each standardised structural feature beside the unit-length LSA block."""
+    head_bytes: int = 1024
+    """Bytes read from the start."""
+    tail_bytes: int = 1024
+    """Bytes read from the end."""
+    seed: int = 0
+    """Seed of the randomised SVD."""
+
+
+class HashedNgrams:
+    """A fitted encoder; see the module."""
+
+    def __init__(self, settings: HashedNgramsSettings, arrays: Mapping[str, Array]) -> None:
+        self._settings = settings
+        self._arrays = dict(arrays)
+        self._idf_B = np.asarray(arrays["idf_B"], dtype=np.float32)
+        self._projection_BK = np.ascontiguousarray(arrays["projection_BK"], dtype=np.float32)
+        self._structure_mean = np.asarray(arrays["structure_mean"], dtype=np.float32)
+        spread = np.asarray(arrays["structure_std"], dtype=np.float32)
+        self._structure_scale = (1.0 / np.where(spread > 0, spread, 1.0)).astype(np.float32)
+
+    @property
+    def dimension(self) -> int:
+        """Length of every vector: LSA coordinates, then structural features."""
+        return self._projection_BK.shape[1] + len(FEATURES)
+
+    def encode(self, text: str) -> Vector:
+        """Vector of one text."""
+        raw = text.encode("utf-8", "replace")
+        components = self._projection_BK.shape[1]
+        vector = np.empty(self.dimension, dtype=np.float32)
+        bucket, weight = _weigh(_hash_row(raw, self._settings), self._idf_B)
+        topic = weight @ self._projection_BK[bucket]
+        length = float(np.sqrt(topic @ topic))
+        vector[:components] = topic / length if length > 0 else 0.0
+        shape = (structure(raw) - self._structure_mean) * self._structure_scale
+        np.minimum(np.maximum(shape, -_STRUCTURE_LIMIT), _STRUCTURE_LIMIT, out=shape)
+        vector[components:] = shape * self._settings.structure_weight
+        return vector
+
+    def encode_batch(self, texts: Sequence[str]) -> Matrix:
+        """Vectors of many texts."""
+        matrix = np.empty((len(texts), self.dimension), dtype=np.float32)
+        for row, text in enumerate(texts):
+            matrix[row] = self.encode(text)
+        return matrix
+
+    def state(self) -> EncoderState:
+        """What to save."""
+        return EncoderState(NAME, asdict(self._settings), self._arrays)
+
+
+def fit(texts: Sequence[str], parameters: Mapping[str, Scalar]) -> Encoder:
+    """Learn document frequencies, LSA directions and feature scales from texts."""
+    settings = _settings(parameters)
+    raws = [text.encode("utf-8", "replace") for text in texts]
+    rows = [_hash_row(raw, settings) for raw in raws]
+    frequency_B = np.zeros(settings.buckets)
+    for bucket, _ in rows:
+        frequency_B[bucket] += 1
+    idf_B = (np.log((1 + len(rows)) / (1 + frequency_B)) + 1).astype(np.float32)
+    structures_QF = np.array([structure(raw) for raw in raws], dtype=np.float64).reshape(-1, len(FEATURES))
+    return HashedNgrams(
+        settings,
+        {
+            "idf_B": idf_B,
+            "projection_BK": _lsa([_weigh(row, idf_B) for row in rows], settings),
+            "structure_mean": structures_QF.mean(axis=0) if texts else np.zeros(len(FEATURES)),
+            "structure_std": structures_QF.std(axis=0) if texts else np.ones(len(FEATURES)),
+        },
+    )
+
+
+def restore(state: EncoderState) -> Encoder:
+    """Rebuild from saved state."""
+    settings = _settings(state.parameters)
+    shapes = {
+        "idf_B": (settings.buckets,),
+        "structure_mean": (len(FEATURES),),
+        "structure_std": (len(FEATURES),),
+    }
+    for name, shape in shapes.items():
+        if name not in state.arrays or state.arrays[name].shape != shape:
+            raise DataError(f"encoder {NAME}: array {name!r} is missing or not of shape {shape}; fit again")
+    projection = state.arrays.get("projection_BK")
+    if projection is None or projection.ndim != 2 or projection.shape[0] != settings.buckets:
+        raise DataError(f"encoder {NAME}: array 'projection_BK' is missing or misshapen; fit again")
+    return HashedNgrams(settings, state.arrays)
+
+
+KIND: Final = EncoderKind(fit=fit, restore=restore)
+
+
+def _settings(parameters: Mapping[str, Scalar]) -> HashedNgramsSettings:
+    known = [field.name for field in fields(HashedNgramsSettings)]
+    for name in parameters:
+        if name not in known:
+            raise ConfigError(f"encoder {NAME} has no setting {name!r}: use {', '.join(known)}")
+    settings = HashedNgramsSettings(**parameters)  # pyright: ignore[reportArgumentType]
+    if settings.buckets < 2 or settings.buckets & (settings.buckets - 1):
+        raise ConfigError(f"encoder {NAME}: buckets={settings.buckets} must be a power of two")
+    if settings.components < 0 or settings.head_bytes < 1 or settings.tail_bytes < 0:
+        raise ConfigError(f"encoder {NAME}: components, head_bytes and tail_bytes cannot be negative")
+    return settings
+
+
+def _hash_row(raw: bytes, settings: HashedNgramsSettings) -> tuple[NDArray[np.intp], Vector]:
+    """Buckets in use and their signed, sublinear term frequencies."""
+    if len(raw) > settings.head_bytes + settings.tail_bytes:
+        raw = raw[: settings.head_bytes] + b" " + raw[len(raw) - settings.tail_bytes :]
+    text = raw.decode("utf-8", "replace").lower()
+    key = np.concatenate((*_byte_grams(text.encode()), *_word_grams(text)))
+    key ^= key >> np.uint64(30)
+    key *= _MIX
+    key ^= key >> np.uint64(27)
+    bucket = (key & np.uint64(settings.buckets - 1)).astype(np.intp)
+    sign = 1.0 - 2.0 * ((key >> _SIGN_BIT) & np.uint64(1)).astype(np.float64)
+    count_B = np.bincount(bucket, weights=sign, minlength=settings.buckets)
+    used = np.flatnonzero(count_B)
+    count = count_B[used]
+    return used, (np.sign(count) * np.log1p(np.abs(count))).astype(np.float32)
+
+
+def _byte_grams(raw: bytes) -> Iterator[NDArray[np.uint64]]:
+    byte_T = np.frombuffer(b" " + raw + b" ", dtype=np.uint8).astype(np.uint64) + np.uint64(1)
+    gram = byte_T
+    for size in range(2, 6):
+        if len(byte_T) < size:
+            return
+        gram = gram[:-1] * _STEP + byte_T[size - 1 :]
+        if size >= 3:
+            yield gram
+
+
+def _word_grams(text: str) -> Iterator[NDArray[np.uint64]]:
+    word = np.array([crc32(token.encode()) for token in _TOKEN.findall(text)], dtype=np.uint64) * _WORD_SALT
+    yield word
+    yield word[:-1] * _STEP + word[1:]
+
+
+def _weigh(row: tuple[NDArray[np.intp], Vector], idf_B: Vector) -> tuple[NDArray[np.intp], Vector]:
+    bucket, frequency = row
+    weight = frequency * idf_B[bucket]
+    return bucket, weight / max(float(np.sqrt(weight @ weight)), 1e-12)
+
+
+def _lsa(rows: Sequence[tuple[NDArray[np.intp], Vector]], settings: HashedNgramsSettings) -> Matrix:
+    """Leading right singular vectors of the row matrix, by subspace iteration (Halko et al. 2011, algorithm 4.4).
+
+    Rows are made dense a chunk at a time, so memory does not grow with the number of texts.
+    """
+    components = min(settings.components, len(rows))
+    if components == 0:
+        return np.zeros((settings.buckets, 0), dtype=np.float32)
+    rng = np.random.default_rng(settings.seed)
+    spare = min(components + 16, len(rows), settings.buckets)
+    basis_BS = rng.standard_normal((settings.buckets, spare)).astype(np.float32)
+    for _ in range(4):
+        basis_BS = np.linalg.qr(_gram_times(rows, basis_BS))[0]
+    image_SS = basis_BS.T @ _gram_times(rows, basis_BS)
+    value_S, turn_SS = np.linalg.eigh(((image_SS + image_SS.T) / 2).astype(np.float64))
+    kept = np.argsort(value_S)[::-1][:components]
+    kept = kept[value_S[kept] > value_S.max() * 1e-7]
+    # A singular vector's sign is arbitrary; fix it so that equal data give equal files.
+    projection_BK = basis_BS @ turn_SS[:, kept]
+    largest = projection_BK[np.abs(projection_BK).argmax(axis=0), np.arange(len(kept))]
+    return (projection_BK * np.where(largest < 0, -1.0, 1.0)).astype(np.float32)
+
+
+def _gram_times(rows: Sequence[tuple[NDArray[np.intp], Vector]], right_BS: Matrix) -> Matrix:
+    """(XᵀX)·right over chunks of rows of X."""
+    total_BS = np.zeros_like(right_BS)
+    for start in range(0, len(rows), _CHUNK):
+        chunk = rows[start : start + _CHUNK]
+        dense_RB = np.zeros((len(chunk), right_BS.shape[0]), dtype=np.float32)
+        for index, (bucket, weight) in enumerate(chunk):
+            dense_RB[index, bucket] = weight
+        total_BS += dense_RB.T @ (dense_RB @ right_BS)
+    return total_BS
