@@ -135,7 +135,7 @@ class Prediction:
     latency_s: Estimate | None = None
     """Seconds to the last token."""
     cost_usd: Estimate | None = None
-    """Dollars, only when the outcome table measured dollars directly; otherwise the policy prices the tokens."""
+    """Dollars as the outcome table measured them; the policy prefers tokens at today's price where it knows both."""
     basis: Literal["fitted", "prior"] = "fitted"
     """`prior` when the router has no outcomes of this arm and only states its declared prior."""
 

@@ -115,8 +115,9 @@ class BudgetSection(Section):
 
     usd_per_day: Positive | None = Field(default=None, description="Spend per UTC day, over all keys.")
     usd_per_request: Positive | None = Field(default=None, description="Worst-case spend of one request.")
-    reasoning_tokens_per_request: Annotated[int, Field(ge=0)] | None = Field(
-        default=None, description="Arms predicted to think longer than this are ruled out."
+    tokens_per_request: Annotated[int, Field(gt=0)] = Field(
+        default=4096,
+        description="Cap on generated tokens while a dollar budget is set, so that the worst case is known.",
     )
 
 

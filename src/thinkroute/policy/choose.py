@@ -19,8 +19,6 @@ POLICY_VERSION = "utility-1"
 UNKNOWN_ARM = "no_prediction"
 OVER_REQUEST_BUDGET = "over_usd_per_request"
 OVER_SPEND_BUDGET = "over_spend_budget"
-OVER_REASONING_TOKENS = "over_reasoning_tokens"
-OVER_DEADLINE = "over_deadline"
 PRICE_UNKNOWN = "price_unknown"
 
 
@@ -34,10 +32,6 @@ class Constraints:
     """Highest predicted dollars of one request."""
     usd_left: float | None = None
     """Dollars left in the spend budget."""
-    reasoning_tokens: int | None = None
-    """Highest predicted thinking tokens."""
-    deadline_s: float | None = None
-    """Highest predicted total latency."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,16 +109,17 @@ def choose(
 def expected_cost_usd(
     arm: Arm, prediction: Prediction | None, model_prices: Mapping[str, Price]
 ) -> float | None:
-    """Predicted dollars of an arm; None when neither dollars nor (tokens and price) are known."""
+    """Predicted dollars of an arm: predicted tokens at today's price, else the dollars the router learned.
+
+    None when neither is known. Today's price comes first, so that a price change needs no new router.
+    """
     if prediction is None:
         return None
-    if prediction.cost_usd is not None:
-        return prediction.cost_usd.mean
     price = model_prices.get(arm.models[0])
-    if price is None or prediction.prompt_tokens is None or prediction.answer_tokens is None:
-        return None
-    reasoning = prediction.reasoning_tokens.mean if prediction.reasoning_tokens else 0.0
-    return price.cost_usd(prediction.prompt_tokens.mean, reasoning + prediction.answer_tokens.mean)
+    if price is not None and prediction.prompt_tokens is not None and prediction.answer_tokens is not None:
+        reasoning = prediction.reasoning_tokens.mean if prediction.reasoning_tokens else 0.0
+        return price.cost_usd(prediction.prompt_tokens.mean, reasoning + prediction.answer_tokens.mean)
+    return prediction.cost_usd.mean if prediction.cost_usd is not None else None
 
 
 def _ruled_out(
@@ -141,12 +136,6 @@ def _ruled_out(
     ):
         if limit is not None and (cost_usd is None or cost_usd > limit):
             reasons.append(PRICE_UNKNOWN if cost_usd is None else code)
-    reasoning = prediction.reasoning_tokens
-    if limits.reasoning_tokens is not None and reasoning and reasoning.mean > limits.reasoning_tokens:
-        reasons.append(OVER_REASONING_TOKENS)
-    latency = prediction.latency_s
-    if limits.deadline_s is not None and latency and latency.mean > limits.deadline_s:
-        reasons.append(OVER_DEADLINE)
     return tuple(dict.fromkeys(reasons))
 
 

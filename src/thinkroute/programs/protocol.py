@@ -16,6 +16,11 @@ from thinkroute.types import Channel, Effort, Usage
 SegmentFinish = Literal["stop", "length", "thinking_end", "tool_calls", "content_filter"]
 
 
+Upstream = Mapping[str, Any]
+"""Upstream fields kept for the caller, in up to three groups: `body` (beside `choices`: system_fingerprint,
+service_tier), `choice` (beside `message` or `delta`: logprobs) and `message` (inside it: tool_calls, refusal)."""
+
+
 @dataclass(frozen=True, slots=True)
 class ThinkingFormat:
     """How one model family writes thinking. Data from the catalog."""
@@ -68,8 +73,8 @@ class Segment:
     """False when the message so far, this segment included, ends inside a thinking block."""
     ttft_s: float | None = None
     latency_s: float = 0.0
-    upstream: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """Fields of the upstream's response that we do not own and the caller should see."""
+    upstream: Upstream = field(default_factory=dict[str, Any])
+    """Fields of the upstream's response that we do not own; grouped as `Upstream` says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +84,8 @@ class Chunk:
     channel: Channel
     text: str
     logprobs: tuple[TokenLogprob, ...] | None = None
-    upstream: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """Fields of the upstream's chunk that we do not own (tool calls, logprobs, fingerprints)."""
+    upstream: Upstream = field(default_factory=dict[str, Any])
+    """Fields of the upstream's chunk that we do not own; grouped as `Upstream` says."""
 
 
 @dataclass(frozen=True, slots=True)

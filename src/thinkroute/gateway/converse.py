@@ -1,0 +1,78 @@
+"""The part of a request's life that needs no HTTP: read, decide, build the program. `converse` also runs it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import aclosing
+
+from thinkroute.errors import OutOfScope, ThinkrouteError
+from thinkroute.gateway.exchange import Exchange
+from thinkroute.gateway.runtime import Runtime
+from thinkroute.programs import build
+from thinkroute.programs.driver import Delta, Prompt, Run
+from thinkroute.wire.json_depth import check_depth
+from thinkroute.wire.openai_chat.inbound import ChatRequest, parse_request
+
+
+def prepare(runtime: Runtime, exchange: Exchange, body: bytes) -> Run:
+    """Read a chat request, choose its arm, and build the run; the exchange learns each fact as it is known.
+
+    Raises:
+        RequestError: the request is wrong or cannot be honoured.
+        Refused: a budget says no.
+    """
+    check_depth(body, runtime.resolved.config.server.max_json_depth)
+    request = exchange.request = parse_request(body)
+    decide_from = time.perf_counter()
+    route = exchange.route = runtime.dispatcher.route(request, _scope_problem(runtime, request))
+    runtime.metrics.decided(time.perf_counter() - decide_from)
+    arm = route.decision.arm
+    exchange.ignored_fields = runtime.ignored_fields(arm, request.options)
+    program = build(arm, runtime.thinking_format(arm), route.max_tokens, runtime.answer_floor_tokens(arm))
+    prompt = Prompt(request.messages, request.options, request.stream)
+    exchange.run = Run(program, prompt, runtime.engines, runtime.dispatcher.model_prices)
+    return exchange.run
+
+
+async def converse(runtime: Runtime, body: bytes, show: Callable[[Delta], None]) -> Exchange:
+    """Answer one chat request in process; the same path as over HTTP, the record included.
+
+    Args:
+        runtime: Started.
+        body: A chat request as JSON.
+        show: Called with each piece of text as it comes.
+
+    Raises:
+        ThinkrouteError: as over HTTP, after the exchange has been recorded.
+    """
+    exchange = Exchange(None)
+    runtime.begin()
+    try:
+        run = prepare(runtime, exchange, body)
+        async with aclosing(run.events()) as events:
+            async for delta in events:
+                exchange.saw_token()
+                exchange.answer_text += delta.text if delta.channel == "answer" else ""
+                show(delta)
+    except ThinkrouteError as error:
+        exchange.failed(error, started=False)
+        raise
+    except asyncio.CancelledError:
+        exchange.cancelled()
+        raise
+    finally:
+        runtime.conclude(exchange)
+    return exchange
+
+
+def _scope_problem(runtime: Runtime, request: ChatRequest) -> OutOfScope | None:
+    """Why the embedded fleet cannot read the question, when it is in play and cannot."""
+    if runtime.check_scope is None:
+        return None
+    try:
+        runtime.check_scope(request.messages)
+    except OutOfScope as problem:
+        return problem
+    return None

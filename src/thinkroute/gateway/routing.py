@@ -1,0 +1,271 @@
+"""From a parsed request to a decision: which arms come into question, what each may cost at most, and the choice.
+
+Everything here is synchronous and does no I/O. The limits that protect money use the worst case (the caller's cap
+and the price table), never a router's prediction.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from thinkroute.catalog import Model
+from thinkroute.config.resolve import Resolved, arm_for, automatic_arms, unsupported_effort
+from thinkroute.errors import (
+    BudgetExhausted,
+    InvalidRequest,
+    OutOfScope,
+    UnknownModel,
+    UnsupportedRequest,
+)
+from thinkroute.policy import Constraints, Exploration, SpendBudget, choose
+from thinkroute.policy.choose import OVER_REQUEST_BUDGET, OVER_SPEND_BUDGET, PRICE_UNKNOWN
+from thinkroute.routers.base import Router
+from thinkroute.types import Arm, ComputePrices, Decision, Effort, Price, Query
+from thinkroute.wire.openai_chat.inbound import ChatRequest
+
+MISSING_CAPABILITY = "missing_capability"
+OVER_CONTEXT_WINDOW = "over_context_window"
+OUT_OF_SCOPE = "fleet_out_of_scope"
+MIN_AFFORDABLE_TOKENS = 16
+"""An arm that can afford fewer generated tokens than this is not worth calling."""
+_BUDGET_CODES = frozenset({OVER_REQUEST_BUDGET, OVER_SPEND_BUDGET, PRICE_UNKNOWN})
+_CAUTIOUS_TOKENS_PER_ESTIMATED = 2
+"""Prompt tokens are estimated from characters; the worst case doubles the estimate."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """The arms a request may be answered by, before limits."""
+
+    arms: tuple[Arm, ...]
+    value_usd: float
+    notes: tuple[str, ...] = ()
+    """Reason codes about how the asked name and effort were read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A decision and the limits it was made under."""
+
+    decision: Decision
+    max_tokens: int | None
+    """Cap for the program: the caller's, or a smaller one that money allows."""
+    reserved_usd: float
+    """Worst-case dollars of this request, reserved in the spend budget; 0 without a dollar limit."""
+    notes: tuple[str, ...]
+
+
+class Dispatcher:
+    """Chooses arms for requests. Holds the random stream of exploration and nothing else that changes."""
+
+    def __init__(self, resolved: Resolved, router: Router, budget: SpendBudget) -> None:
+        self._resolved = resolved
+        self._router = router
+        self._budget = budget
+        self._draws = random.Random(resolved.config.policy.seed)  # noqa: S311 - exploration, not secrecy
+        self._prices: dict[str, Price] = {
+            name: model.price for name, model in resolved.models.items() if model.price is not None
+        }
+
+    @property
+    def model_prices(self) -> Mapping[str, Price]:
+        """Prices of the models that have one."""
+        return self._prices
+
+    def route(self, request: ChatRequest, out_of_scope: OutOfScope | None = None) -> Route:
+        """Choose an arm for a request and reserve its worst-case cost.
+
+        Args:
+            request: What the caller asked.
+            out_of_scope: Set when the embedded fleet cannot read the question; rules its arms out.
+
+        Raises:
+            UnknownModel: the asked name or effort does not exist.
+            OutOfScope: only the fleet could have answered, and it cannot.
+            UnsupportedRequest: no arm has what the request needs.
+            InvalidRequest: the prompt fits no arm's context window.
+            BudgetExhausted: no arm fits the dollars left.
+        """
+        candidates = self.candidates(request)
+        caps, ruled_out = self._limits(candidates.arms, request.query, out_of_scope)
+        arm_ids = [arm.id for arm in candidates.arms]
+        policy = self._resolved.config.policy
+        decision = choose(
+            candidates.arms,
+            self._router.predict(request.query, arm_ids),
+            ComputePrices(candidates.value_usd, self._budget.mu_spend, policy.latency_usd_per_s),
+            self._prices,
+            Constraints(ruled_out),
+            Exploration(policy.explore, self._draws.random() if policy.explore else 1.0),
+            router=self._router.version,
+        )
+        if decision is None:
+            raise self._refusal(candidates.arms, ruled_out, request, out_of_scope)
+        cap, worst_usd = caps[decision.arm.id]
+        reserved = self._budget.reserve(worst_usd) if worst_usd else 0.0
+        codes = ("pinned", *decision.reason_codes) if "pinned" in candidates.notes else decision.reason_codes
+        return Route(replace(decision, reason_codes=codes), cap, reserved, candidates.notes)
+
+    def candidates(self, request: ChatRequest) -> Candidates:
+        """The arms behind the asked model name and effort.
+
+        Raises:
+            UnknownModel: no such name.
+            UnsupportedRequest: the name exists, the effort cannot be honoured.
+        """
+        name, suffix = self._split(request.model)
+        effort = _agree(suffix, request.effort)
+        virtual = self._resolved.virtual_models.get(name)
+        if virtual is not None:
+            arms, notes = _with_effort(virtual.arms, effort, name)
+            return Candidates(arms, virtual.value_usd, notes)
+        model = self._resolved.models[name]
+        value_usd = self._resolved.config.policy.value_usd
+        if effort is not None:
+            arm = arm_for(model, effort) or self._nearest(model, effort, exact=suffix is not None)
+            notes = ("pinned",) if arm.effort == effort else ("pinned", "effort_nearest")
+            return Candidates((arm,), value_usd, notes)
+        own = tuple(arm for arm in self._resolved.arms if arm.models == (name,))
+        return Candidates(own or tuple(automatic_arms(model, ())), value_usd, ("pinned",))
+
+    def _split(self, asked: str) -> tuple[str, Effort | None]:
+        known = (*self._resolved.virtual_models, *self._resolved.models)
+        if asked in known:
+            return asked, None
+        name, at, suffix = asked.rpartition("@")
+        if not at or name not in known:
+            close = difflib.get_close_matches(name or asked, known, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known models: {', '.join(known)}"
+            raise UnknownModel(f"the model {asked!r:.200} does not exist; {hint}", param="model")
+        try:
+            return name, Effort.parse(suffix)
+        except ValueError as error:
+            raise UnknownModel(f"the model {asked!r:.200} does not exist: {error}", param="model") from None
+
+    def _nearest(self, model: Model, effort: Effort, *, exact: bool) -> Arm:
+        """A thinking arm of the model for a level it does not list; never off for on, nor on for off."""
+        thinking = [arm for arm in automatic_arms(model, ()) if arm.effort.thinks]
+        if exact or not effort.thinks or effort.budget_tokens is not None or not thinking:
+            raise UnsupportedRequest(unsupported_effort(model, effort), param="reasoning_effort")
+        return min(thinking, key=lambda arm: (abs(arm.effort.rank - effort.rank), arm.id))
+
+    def _limits(
+        self, arms: Sequence[Arm], query: Query, out_of_scope: OutOfScope | None
+    ) -> tuple[dict[str, tuple[int | None, float]], dict[str, tuple[str, ...]]]:
+        """Per arm: (token cap, worst-case dollars), and the arms ruled out with their reasons."""
+        caps: dict[str, tuple[int | None, float]] = {}
+        ruled_out: dict[str, tuple[str, ...]] = {}
+        for arm in arms:
+            models = [self._resolved.models[name] for name in arm.models]
+            reasons = _misfits(models, query)
+            if out_of_scope is not None and any(model.engine == "embedded" for model in models):
+                reasons.append(OUT_OF_SCOPE)
+            cap = self._affordable(arm, query)
+            if isinstance(cap, str):
+                reasons.append(cap)
+            else:
+                caps[arm.id] = cap
+            if reasons:
+                ruled_out[arm.id] = tuple(reasons)
+        return caps, ruled_out
+
+    def _affordable(self, arm: Arm, query: Query) -> tuple[int | None, float] | str:
+        """Token cap and worst-case dollars of an arm under the dollar limits, or why it cannot be afforded."""
+        budgets = self._resolved.config.policy.budgets
+        left_usd = self._budget.left_usd
+        if budgets.usd_per_request is None and left_usd is None:
+            return query.max_tokens, 0.0
+        price = self._prices.get(arm.models[0])
+        if price is None:
+            return PRICE_UNKNOWN
+        limit_usd = min(budgets.usd_per_request or math.inf, left_usd if left_usd is not None else math.inf)
+        code = OVER_SPEND_BUDGET if limit_usd == left_usd else OVER_REQUEST_BUDGET
+        # A second leg is billed the prompt and the thinking again as its prompt.
+        legs = 2 if arm.program == "budgeted" else 1
+        prompt_tokens = query.prompt_tokens * _CAUTIOUS_TOKENS_PER_ESTIMATED * legs
+        per_token = (price.output_usd_per_mtok + (legs - 1) * price.input_usd_per_mtok) / 1e6
+        room_usd = limit_usd - price.cost_usd(prompt_tokens, 0)
+        wanted = min(query.max_tokens or budgets.tokens_per_request, budgets.tokens_per_request)
+        cap = wanted if per_token == 0 else min(wanted, math.floor(room_usd / per_token))
+        if room_usd < 0 or cap < min(MIN_AFFORDABLE_TOKENS, wanted):
+            return code
+        return cap, price.cost_usd(prompt_tokens, 0) + cap * per_token
+
+    def _refusal(
+        self,
+        arms: Sequence[Arm],
+        ruled_out: Mapping[str, tuple[str, ...]],
+        request: ChatRequest,
+        out_of_scope: OutOfScope | None,
+    ) -> Exception:
+        reasons = {code for codes in ruled_out.values() for code in codes}
+        if out_of_scope is not None and reasons <= {OUT_OF_SCOPE}:
+            return out_of_scope
+        listed = "; ".join(
+            f"{arm.id}: {', '.join(ruled_out.get(arm.id, ('no_prediction',)))}" for arm in arms
+        )
+        if reasons & {OVER_REQUEST_BUDGET, OVER_SPEND_BUDGET}:
+            return BudgetExhausted(f"no arm fits the dollar budget: {listed}; raise policy.budgets or wait")
+        if reasons == {PRICE_UNKNOWN}:
+            return UnsupportedRequest(
+                f"a dollar budget is set and no arm has a known price: {listed}; give the models a `price`"
+            )
+        if reasons == {OVER_CONTEXT_WINDOW}:
+            return InvalidRequest(
+                f"the prompt (about {request.query.prompt_tokens} tokens) fits no arm: {listed}",
+                param="messages",
+            )
+        return UnsupportedRequest(f"no arm can answer this request: {listed}")
+
+
+def _misfits(models: Sequence[Model], query: Query) -> list[str]:
+    reasons = [
+        f"{MISSING_CAPABILITY}:{need}"
+        for need in sorted(query.needs)
+        if any(need not in model.capabilities for model in models)
+    ]
+    windows = [model.context_window for model in models if model.context_window is not None]
+    if windows and query.prompt_tokens > min(windows):
+        reasons.append(OVER_CONTEXT_WINDOW)
+    return reasons
+
+
+def _agree(suffix: Effort | None, hint: Effort | None) -> Effort | None:
+    if suffix is not None and hint is not None and suffix != hint:
+        raise InvalidRequest(
+            f"the model name asks for effort {suffix} and the body for {hint}; send one of them",
+            param="model",
+        )
+    return suffix or hint
+
+
+def _with_effort(
+    arms: tuple[Arm, ...], effort: Effort | None, name: str
+) -> tuple[tuple[Arm, ...], tuple[str, ...]]:
+    """Arms that honour the caller's effort: exactly where possible, otherwise the nearest that also thinks."""
+    if effort is None:
+        return arms, ()
+    exact = tuple(arm for arm in arms if arm.effort == effort)
+    if exact:
+        return exact, ("effort_asked",)
+    thinking = [arm for arm in arms if arm.effort.thinks]
+    if effort.budget_tokens is not None:
+        thinking = [
+            arm
+            for arm in thinking
+            if arm.effort.budget_tokens is not None and arm.effort.budget_tokens <= effort.budget_tokens
+        ]
+    if not effort.thinks or not thinking:
+        raise UnsupportedRequest(
+            f"no arm of {name!r} honours effort {effort}; its arms: {', '.join(arm.id for arm in arms)}",
+            param="reasoning_effort",
+        )
+    nearest = min(abs(arm.effort.rank - effort.rank) for arm in thinking)
+    return (
+        tuple(arm for arm in thinking if abs(arm.effort.rank - effort.rank) == nearest),
+        ("effort_asked", "effort_nearest"),
+    )

@@ -1,0 +1,116 @@
+"""Everything a gateway holds while it runs, put together once from a resolved configuration.
+
+Owns the lifetimes of engines and store and the little state shared by requests (spend budget, counts). Used by the HTTP
+app, and directly by `thinkroute ask` and `collect`, which need the same arms without a socket.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from thinkroute import __version__
+from thinkroute.catalog import Model
+from thinkroute.config import Resolved
+from thinkroute.gateway.exchange import Exchange
+from thinkroute.gateway.metrics import Metrics
+from thinkroute.gateway.recording import to_record
+from thinkroute.gateway.routing import Dispatcher
+from thinkroute.policy import POLICY_VERSION, SpendBudget
+from thinkroute.policy.budget import DAY_S
+from thinkroute.programs import ANSWER_FLOOR_TOKENS
+from thinkroute.programs.protocol import Engine, ThinkingFormat
+from thinkroute.routers.base import Router
+from thinkroute.store import Store
+from thinkroute.types import Arm
+
+logger = logging.getLogger(__name__)
+
+ScopeCheck = Callable[[Sequence[Mapping[str, Any]]], None]
+
+
+class Runtime:
+    """A gateway without its socket."""
+
+    def __init__(
+        self,
+        resolved: Resolved,
+        engines: Mapping[str, Engine],
+        router: Router,
+        store: Store,
+        check_scope: ScopeCheck | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.resolved = resolved
+        self.engines = engines
+        """Engine by model name; several models may share one."""
+        self.router = router
+        self.store = store
+        self.check_scope = check_scope
+        self.in_flight = 0
+        budgets = resolved.config.policy.budgets
+        midnight = clock() // DAY_S * DAY_S
+        spent = store.spend_usd(midnight) if budgets.usd_per_day is not None else 0.0
+        self.budget = SpendBudget(budgets.usd_per_day, clock, spent)
+        self.dispatcher = Dispatcher(resolved, router, self.budget)
+        self.metrics = Metrics(__version__, POLICY_VERSION, router.version)
+
+    async def start(self) -> None:
+        """Start every engine."""
+        for engine in dict.fromkeys(self.engines.values()):
+            await engine.start()
+
+    async def aclose(self) -> None:
+        """Stop every engine, then flush and close the store."""
+        for engine in dict.fromkeys(self.engines.values()):
+            await engine.aclose()
+        self.store.close()
+
+    def begin(self) -> None:
+        """A chat request arrived."""
+        self.in_flight += 1
+        self.metrics.begin()
+
+    def conclude(self, exchange: Exchange) -> None:
+        """A chat request ended, however it did: settle its budget, count it, keep its record. Never raises."""
+        self.in_flight -= 1
+        try:
+            if exchange.route is not None:
+                called = bool(exchange.ledger.entries)
+                self.budget.settle(exchange.route.reserved_usd, exchange.ledger.cost_usd if called else 0.0)
+            exchange.latency_s = time.perf_counter() - exchange.started
+            self.metrics.end(
+                exchange.arm_id,
+                exchange.status,
+                exchange.error_code or "",
+                exchange.latency_s,
+                exchange.ttft_s,
+            )
+            self.metrics.spent(exchange.ledger)
+            self.store.put(to_record(exchange, log_content=self.resolved.config.store.log_content))
+        except Exception:
+            logger.exception("request %s could not be recorded", exchange.decision_id)
+
+    def model(self, arm: Arm) -> Model:
+        """The model an arm uses first."""
+        return self.resolved.models[arm.models[0]]
+
+    def thinking_format(self, arm: Arm) -> ThinkingFormat:
+        """How the arm's first model writes thinking."""
+        family = self.model(arm).family
+        return ThinkingFormat(family.open_text, family.close_text, family.stop_text)
+
+    def answer_floor_tokens(self, arm: Arm) -> int:
+        """Tokens kept for the answer when a cap is shared with thinking; the fleet's answers are one sentence."""
+        window = self.model(arm).context_window
+        return ANSWER_FLOOR_TOKENS if window is None else min(ANSWER_FLOOR_TOKENS, window // 8)
+
+    def ignored_fields(self, arm: Arm, options: Mapping[str, Any]) -> tuple[str, ...]:
+        """Options the arm's engine does not know; an HTTP upstream gets them all."""
+        if self.model(arm).engine != "embedded":
+            return ()
+        from thinkroute.engines.embedded import KNOWN_OPTIONS
+
+        return tuple(sorted(name for name in options if name not in KNOWN_OPTIONS))
