@@ -1,1 +1,12 @@
-"""The embedded engine."""
+"""The embedded engine: small Qwen3 models on the CPU through ONNX Runtime, without torch.
+
+`EmbeddedEngine` implements `thinkroute.programs.protocol.Engine`. One module per concern: `prompt` (format),
+`vocabulary` (text ↔ ids), `decoder` (one step of one model), `sampling`, `transcript` (channels, stop strings),
+`scheduler` (continuous batching), `options` (what is honoured and what is refused).
+"""
+
+from __future__ import annotations
+
+from thinkroute.engines.embedded.engine import EmbeddedEngine, ScopeCheck
+
+__all__ = ["EmbeddedEngine", "ScopeCheck"]

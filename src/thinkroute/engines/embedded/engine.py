@@ -1,0 +1,215 @@
+"""The embedded engine: the fleet's members behind the `Engine` contract, on the CPU, without torch.
+
+Promises:
+1. Decoding is greedy unless a positive `temperature` is given: absent means 0.
+2. A call continues the exact token ids of the segments it is given; only text written by programs is encoded.
+3. Chunks carry no thinking tags and no line breaks next to them; `Segment.text` keeps both.
+4. A parameter that cannot be honoured is refused by name, never dropped.
+5. `max_tokens` beyond the context window is not an error: it is an upper bound, and the window is one too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from thinkroute.engines.embedded.decoder import Decoder
+from thinkroute.engines.embedded.options import read_sampling, read_stop, read_thinking
+from thinkroute.engines.embedded.prompt import last_turn, render
+from thinkroute.engines.embedded.sampling import RowSampler
+from thinkroute.engines.embedded.scheduler import Delivery, Ended, Job, Lane, Scheduler
+from thinkroute.engines.embedded.transcript import Limits, Transcript
+from thinkroute.engines.embedded.vocabulary import Vocabulary
+from thinkroute.errors import InvalidRequest, ThinkrouteError, UnknownModel
+from thinkroute.programs.protocol import Call, Chunk, Segment
+from thinkroute.types import Usage
+
+ScopeCheck = Callable[[Sequence[Mapping[str, Any]]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    vocabulary: Vocabulary
+    positions: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A call as token ids and row state."""
+
+    prompt_ids: list[int]
+    sampler: RowSampler
+    transcript: Transcript
+
+
+class EmbeddedEngine:
+    """Serves the members found in the given directories.
+
+    Args:
+        members: Model name → directory with weights, tokenizer and graph.
+        check_scope: Called with a request's messages; raises when the members cannot make sense of them.
+        seats: Rows that run at once, per member.
+        queue_limit: Requests that may wait for a seat before new ones are refused.
+    """
+
+    def __init__(
+        self,
+        members: Mapping[str, Path],
+        *,
+        check_scope: ScopeCheck | None = None,
+        seats: int = 64,
+        queue_limit: int = 256,
+    ) -> None:
+        self._directories = dict(members)
+        self._check_scope = check_scope
+        self._seats = seats
+        self._queue_limit = queue_limit
+        self._members: dict[str, _Member] = {}
+        self._scheduler: Scheduler | None = None
+        self._starting = threading.Lock()
+
+    async def start(self) -> None:
+        """Load the members (a fraction of a second) and start the worker. Calling it again changes nothing."""
+        await asyncio.to_thread(self._load)
+
+    def _load(self) -> Scheduler:
+        with self._starting:
+            if self._scheduler is None:
+                lanes: dict[str, Lane] = {}
+                for name, directory in self._directories.items():
+                    lanes[name] = Lane(Decoder(directory, seats=self._seats))
+                    vocabulary = Vocabulary(directory / "tokenizer.json")
+                    self._members[name] = _Member(vocabulary, lanes[name].decoder.sizes.positions)
+                self._scheduler = Scheduler(lanes, queue_limit=self._queue_limit)
+            return self._scheduler
+
+    async def aclose(self) -> None:
+        """Stop the worker; generations under way end with `EngineInterrupted`."""
+        scheduler, self._scheduler = self._scheduler, None
+        if scheduler is not None:
+            await asyncio.to_thread(scheduler.close)
+
+    @property
+    def running(self) -> int:
+        """Generations that hold a seat now."""
+        return self._scheduler.running if self._scheduler else 0
+
+    async def generate(self, call: Call) -> AsyncGenerator[Chunk | Segment, None]:
+        """Continue `call.messages` + `call.prefix`: chunks as they come (none without `stream`), then the segment.
+
+        Raises:
+            UnknownModel: no member of that name.
+            OutOfScope: the scope check refused the messages.
+            InvalidRequest: a value is out of range, or the prompt fills the context window.
+            UnsupportedRequest: a parameter that the engine cannot honour.
+            Overloaded: too many requests wait.
+            EngineInterrupted: the engine was closed meanwhile.
+        """
+        scheduler = self._scheduler or await asyncio.to_thread(self._load)
+        prepared = self._prepare(call)
+        loop = asyncio.get_running_loop()
+        arrived: asyncio.Queue[Delivery] = asyncio.Queue()
+
+        def outlet(delivery: Delivery) -> None:
+            try:
+                loop.call_soon_threadsafe(arrived.put_nowait, delivery)
+            except RuntimeError:  # the loop is closed: nobody listens any more
+                job.cancelled = True
+
+        job = Job(call.model, prepared.prompt_ids, prepared.sampler, prepared.transcript, outlet, call.stream)
+        scheduler.submit(job)
+        try:
+            while True:
+                for item in await arrived.get():
+                    if isinstance(item, ThinkrouteError):
+                        raise item
+                    if isinstance(item, Ended):
+                        yield _segment(call.model, job, item)
+                        return
+                    yield item
+        finally:
+            if job.transcript.finish is None:
+                scheduler.cancel(job)
+
+    def _prepare(self, call: Call) -> _Prepared:
+        member = self._members.get(call.model)
+        if member is None:
+            known = ", ".join(self._members)
+            raise UnknownModel(f"the embedded fleet has no member {call.model!r}; it has {known}", param="model")
+        if self._check_scope:
+            self._check_scope(call.messages)
+        sampling = read_sampling(call.options)
+        prompt_ids, prefix_ids = self._prompt_ids(call, member.vocabulary)
+        room = member.positions - len(prompt_ids)
+        if room < 1:
+            raise _context_overflow(len(prompt_ids), member.positions)
+        if call.max_tokens is not None and call.max_tokens < 1:
+            raise InvalidRequest(f"max_tokens must be at least 1, got {call.max_tokens}", param="max_tokens")
+        limits = Limits(min(room, call.max_tokens or room), read_stop(call.options), call.until_thinking_end)
+        thinking, answer_begun = _state_after(prefix_ids, member.vocabulary)
+        transcript = Transcript(
+            member.vocabulary,
+            limits,
+            thinking=thinking,
+            answer_begun=answer_begun,
+            wants_logprobs=sampling.logprobs,
+        )
+        return _Prepared(prompt_ids, RowSampler(sampling), transcript)
+
+    def _prompt_ids(self, call: Call, vocabulary: Vocabulary) -> tuple[list[int], list[int]]:
+        """Ids of the whole prompt, and the part of them that is the assistant message so far."""
+        prefix_ids: list[int] = []
+        for segment in call.prefix:
+            if segment.token_ids is not None and segment.owner in self._members:
+                ended = segment.token_ids[-1:] == (vocabulary.end_id,)
+                prefix_ids += segment.token_ids[: len(segment.token_ids) - ended]
+            else:
+                prefix_ids += vocabulary.encode(segment.text)
+        opens_itself = prefix_ids[:1] == [vocabulary.open_id]
+        prompt = render(last_turn(call.messages), thinking=read_thinking(call) or opens_itself)
+        return vocabulary.encode(prompt) + prefix_ids, prefix_ids
+
+
+def _state_after(prefix_ids: list[int], vocabulary: Vocabulary) -> tuple[bool, bool]:
+    """Whether the message so far ends inside a thinking block, and whether visible text has begun since the last tag."""
+    for index in range(len(prefix_ids) - 1, -1, -1):
+        if prefix_ids[index] in (vocabulary.open_id, vocabulary.close_id):
+            begun = bool(vocabulary.decode(prefix_ids[index + 1 :]).strip("\n"))
+            return prefix_ids[index] == vocabulary.open_id, begun
+    return False, bool(prefix_ids)
+
+
+def _context_overflow(prompt_tokens: int, positions: int) -> InvalidRequest:
+    error = InvalidRequest(
+        f"this model's context window is {positions} tokens, but the messages take {prompt_tokens} "
+        "and leave no room for an answer",
+        param="messages",
+    )
+    error.code = "context_length_exceeded"
+    return error
+
+
+def _segment(model: str, job: Job, ended: Ended) -> Segment:
+    transcript = job.transcript
+    assert transcript.finish is not None  # noqa: S101 - `Ended` is sent only then
+    usage = Usage(
+        prompt_tokens=len(job.prompt_ids),
+        completion_tokens=len(transcript.token_ids),
+        reasoning_tokens=transcript.reasoning_tokens,
+        provenance="counted",
+    )
+    return Segment(
+        text=transcript.text,
+        owner=model,
+        finish=transcript.finish,
+        token_ids=tuple(transcript.token_ids),
+        logprobs=tuple(transcript.logprobs) if job.sampler.sampling.logprobs else None,
+        usage=usage,
+        thinking_closed=not transcript.thinking,
+        ttft_s=ended.ttft_s,
+        latency_s=ended.latency_s,
+    )

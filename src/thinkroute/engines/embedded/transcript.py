@@ -1,0 +1,151 @@
+"""Following one row's tokens: raw text, channels, stop strings, counts. Pure; no threads, no numpy.
+
+Invariants: the chunks of a channel, concatenated, are that channel of the raw text without tags and without the
+line breaks next to them; text that might still turn out to be a stop string is held back. Stop strings act on the
+answer only: a stop found in the reasoning would leave the caller without an answer.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from thinkroute.engines.embedded.sampling import Choice
+from thinkroute.engines.embedded.vocabulary import Vocabulary
+from thinkroute.programs.protocol import Chunk, SegmentFinish, TokenLogprob
+from thinkroute.types import Channel
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """When a row ends, besides the end token."""
+
+    max_tokens: int
+    stop: tuple[str, ...] = ()
+    until_thinking_end: bool = False
+
+
+def held_back(text: str, stops: Sequence[str]) -> int:
+    """Length of the longest end of `text` that could be the beginning of a stop string."""
+    longest = max((len(stop) for stop in stops), default=1) - 1
+    for length in range(min(longest, len(text)), 0, -1):
+        if any(stop.startswith(text[-length:]) for stop in stops):
+            return length
+    return 0
+
+
+class Transcript:
+    """The output of one row; `push` takes its tokens one by one."""
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        limits: Limits,
+        *,
+        thinking: bool,
+        answer_begun: bool = False,
+        wants_logprobs: bool = False,
+    ) -> None:
+        self.thinking = thinking
+        """Inside a thinking block now."""
+        self.finish: SegmentFinish | None = None
+        """Why the row ended; None while it has not."""
+        self.text = ""
+        """Raw text so far, tags included, cut before a stop string. The end token has no text."""
+        self.token_ids: list[int] = []
+        """Every generated id, the end token included."""
+        self.logprobs: list[TokenLogprob] = []
+        self.reasoning_tokens = 0
+        """Generated tokens strictly inside thinking blocks."""
+        self._vocabulary = vocabulary
+        self._limits = limits
+        self._wants_logprobs = wants_logprobs
+        self._decoder = vocabulary.incremental_decoder()
+        self._begun = answer_begun
+        self._held = ""
+        self._held_logprobs: deque[tuple[int, TokenLogprob]] = deque()
+
+    def push(self, choice: Choice) -> list[Chunk]:
+        """Take the next token; returns what became visible. Look at `finish` afterwards."""
+        token_id = choice.token_id
+        self.token_ids.append(token_id)
+        logprob = self._record(choice) if self._wants_logprobs else None
+        if token_id == self._vocabulary.end_id:
+            self.finish = "stop"
+            chunks: list[Chunk] = []
+        elif token_id in (self._vocabulary.open_id, self._vocabulary.close_id):
+            chunks = self._take_tag(token_id)
+        else:
+            chunks = self._take_text(token_id, logprob)
+        if self.finish is None and len(self.token_ids) >= self._limits.max_tokens:
+            self.finish = "length"
+        if self.finish is not None:
+            chunks += self._release(everything=True)
+        return chunks
+
+    def _record(self, choice: Choice) -> TokenLogprob:
+        text_of = self._vocabulary.text_of
+        top = tuple((text_of(token_id), logprob) for token_id, logprob in choice.top)
+        logprob = TokenLogprob(text_of(choice.token_id), choice.logprob, top)
+        self.logprobs.append(logprob)
+        return logprob
+
+    def _take_tag(self, token_id: int) -> list[Chunk]:
+        chunks = self._release(everything=True)
+        self.text += self._vocabulary.text_of(token_id)
+        self.thinking = token_id == self._vocabulary.open_id
+        self._begun = False
+        if not self.thinking and self._limits.until_thinking_end:
+            self.finish = "thinking_end"
+        return chunks
+
+    def _take_text(self, token_id: int, logprob: TokenLogprob | None) -> list[Chunk]:
+        piece = self._decoder.decode(self._vocabulary.bytes_of(token_id))
+        self.text += piece
+        self.reasoning_tokens += self.thinking
+        if not self._begun:
+            piece = piece.lstrip("\n")
+            if not piece:
+                return []
+            self._begun = True
+        self._held += piece
+        if logprob is not None:
+            self._held_logprobs.append((len(piece), logprob))
+        if not self.thinking:
+            self._cut_at_stop()
+        return self._release(everything=False)
+
+    def _cut_at_stop(self) -> None:
+        found = [place for stop in self._limits.stop if (place := self._held.find(stop)) >= 0]
+        if found:
+            surplus = len(self._held) - min(found)
+            self._held = self._held[: min(found)]
+            self.text = self.text[: len(self.text) - surplus]
+            self.finish = "stop"
+
+    def _release(self, *, everything: bool) -> list[Chunk]:
+        """What may be shown now. Line breaks at the end of the reasoning stay hidden: they belong to the close."""
+        if self.thinking:
+            ready = self._held.rstrip("\n")
+        else:
+            back = 0 if everything else held_back(self._held, self._limits.stop)
+            ready = self._held[: len(self._held) - back]
+        channel: Channel = "reasoning" if self.thinking else "answer"
+        rest = self._held[len(ready) :]
+        logprobs = self._logprobs_of(len(ready), everything=everything)
+        self._held = "" if everything else rest
+        return [Chunk(channel, ready, logprobs)] if ready else []
+
+    def _logprobs_of(self, length: int, *, everything: bool) -> tuple[TokenLogprob, ...] | None:
+        """Log-probabilities of the tokens that end within the next `length` characters."""
+        released: list[TokenLogprob] = []
+        while self._held_logprobs and (size := self._held_logprobs[0][0]) <= length:
+            length -= size
+            released.append(self._held_logprobs.popleft()[1])
+        if self._held_logprobs and length:
+            size, logprob = self._held_logprobs[0]
+            self._held_logprobs[0] = (size - length, logprob)
+        if everything:
+            self._held_logprobs.clear()
+        return tuple(released) if self._wants_logprobs else None

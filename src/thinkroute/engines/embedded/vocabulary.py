@@ -1,0 +1,63 @@
+"""Text to token ids and back, one token at a time. Owns the tokenizer file of one member."""
+
+from __future__ import annotations
+
+import codecs
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from thinkroute.engines.embedded.prompt import THINK_CLOSE, THINK_OPEN, TURN_END
+
+
+def _bytes_of_symbols() -> dict[str, int]:
+    """The byte each symbol of a byte-level vocabulary stands for (GPT-2's table: printable bytes are themselves)."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    table = {chr(byte): byte for byte in printable}
+    others = (byte for byte in range(256) if byte not in set(printable))
+    table.update({chr(256 + index): byte for index, byte in enumerate(others)})
+    return table
+
+
+class Vocabulary:
+    """Encodes prompts and gives every token's exact bytes."""
+
+    def __init__(self, path: Path) -> None:
+        self._tokenizer = Tokenizer.from_file(str(path))
+        table = _bytes_of_symbols()
+        added = {index: token.content for index, token in self._tokenizer.get_added_tokens_decoder().items()}
+        self._bytes: list[bytes] = []
+        for index in range(self._tokenizer.get_vocab_size()):
+            symbols = self._tokenizer.id_to_token(index) or ""
+            plain = added.get(index)
+            self._bytes.append(plain.encode() if plain else bytes(table[symbol] for symbol in symbols))
+        self.end_id = self._id(TURN_END)
+        self.open_id = self._id(THINK_OPEN)
+        self.close_id = self._id(THINK_CLOSE)
+
+    def _id(self, token: str) -> int:
+        index = self._tokenizer.token_to_id(token)
+        if index is None:
+            raise ValueError(f"the tokenizer has no token {token!r}")
+        return index
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text; special tokens written in it are recognised."""
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def bytes_of(self, token_id: int) -> bytes:
+        """Exact bytes of one token; empty for the padding rows of the embedding."""
+        return self._bytes[token_id] if token_id < len(self._bytes) else b""
+
+    def text_of(self, token_id: int) -> str:
+        """Text of one token, for display: part of a character becomes U+FFFD."""
+        return self.bytes_of(token_id).decode(errors="replace")
+
+    def decode(self, token_ids: list[int]) -> str:
+        """The concatenation of the tokens' bytes as text."""
+        return b"".join(map(self.bytes_of, token_ids)).decode(errors="replace")
+
+    @staticmethod
+    def incremental_decoder() -> codecs.IncrementalDecoder:
+        """Turns bytes into text as they arrive, holding back unfinished characters."""
+        return codecs.getincrementaldecoder("utf-8")(errors="replace")
