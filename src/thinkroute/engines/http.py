@@ -1,0 +1,371 @@
+"""The HTTP engine: models behind servers that speak OpenAI's dialect.
+
+Owns: connections, time-outs, the one retry, and naming every transport failure. Does not own the bodies (`wire`).
+
+Invariants: a reply that did not say it had ended is an error, never a short answer; whatever makes a generation stop
+early closes its connection at once, which is how upstreams learn of it; nothing sent or received is logged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncGenerator, Generator, Mapping
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, cast
+
+import aiohttp
+import orjson
+from yarl import URL
+
+from thinkroute.catalog import Model, family_named
+from thinkroute.errors import (
+    EngineError,
+    EngineInterrupted,
+    EngineProtocolError,
+    EngineTimeout,
+    EngineUnavailable,
+    InvalidRequest,
+    UnknownModel,
+)
+from thinkroute.programs.protocol import Call, Chunk, Segment
+from thinkroute.wire.openai_chat.outbound import render_request
+from thinkroute.wire.openai_chat.upstream_errors import rejection
+from thinkroute.wire.openai_chat.upstream_reply import ReplyReader
+from thinkroute.wire.sse import SseParser
+
+_LIMIT_BYTES = 16 * 1024 * 1024
+"""Longest line of a stream, and longest body."""
+_ERROR_LIMIT_BYTES = 64 * 1024
+_TAIL_GRACE_S = 2.0
+"""How long to wait for usage and the terminator once the finish reason is known."""
+_CLOSE_GRACE_S = 0.05
+"""How long to wait for the end of the body after the terminator, so that the connection can be used again."""
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """What one attempt at a request learned about its connection."""
+
+    reused: bool = False
+
+
+class HttpEngine:
+    """An `Engine` over any number of models and servers, with one connection pool."""
+
+    def __init__(self, models: Mapping[str, Model]) -> None:
+        """`models` by the name that calls use."""
+        self._models = models
+        self._urls = {name: URL(model.base_url) for name, model in models.items()}
+        self._headers = {name: _headers(model.api_key) for name, model in models.items()}
+        self._session: aiohttp.ClientSession | None = None
+        self._unpooled: aiohttp.ClientSession | None = None
+
+    async def start(self) -> None:
+        """Open the connection pool on the running loop."""
+        self._session = _session(force_close=False)
+        # For the one retry: a connection that no pool has kept cannot have died in it.
+        self._unpooled = _session(force_close=True)
+
+    async def aclose(self) -> None:
+        """Close all connections; generations under way end with an error."""
+        for session in (self._session, self._unpooled):
+            if session is not None:
+                await session.close()
+        self._session = self._unpooled = None
+
+    async def generate(self, call: Call) -> AsyncGenerator[Chunk | Segment, None]:
+        """Continue the call's message.
+
+        Raises:
+            EngineError: the upstream cannot be reached, is too slow, refuses, breaks off or talks nonsense.
+            UnsupportedRequest: the call asks for what the model cannot do.
+        """
+        model = self._models.get(call.model)
+        if model is None:
+            raise UnknownModel(f"no upstream model {call.model!r}", param="model")
+        began = time.perf_counter()
+        ttft_s: float | None = None
+        reader = ReplyReader(call, model)
+        response, first = await self._open(call, model)
+        try:
+            body = _Body(response, first, reader, model, streamed=_is_stream(response, model, call))
+            while (chunks := await body.read()) is not None:
+                if ttft_s is None and any(chunk.text for chunk in chunks):
+                    ttft_s = time.perf_counter() - began
+                for chunk in chunks:
+                    yield chunk
+            yield reader.segment(time.perf_counter() - began, ttft_s)
+        finally:
+            # A body read to its end has given its connection back already; any other connection must not live on.
+            response.close()
+
+    async def _open(self, call: Call, model: Model) -> tuple[aiohttp.ClientResponse, bytes]:
+        """The response of the upstream, its status known to be good, and the first bytes of its body."""
+        if self._session is None or self._unpooled is None:
+            raise EngineUnavailable(f"model {model.name!r}: the engine is not running")
+        request = render_request(call, model)
+        try:
+            payload = orjson.dumps(request.body)
+        except TypeError as error:
+            raise InvalidRequest(f"the request cannot be written as JSON: {error}") from None
+        url = self._urls[model.name].joinpath(request.path.removeprefix("/"))
+        attempt = _Attempt()
+        limits = aiohttp.ClientTimeout(total=model.total_timeout_s, connect=model.connect_timeout_s)
+        options: dict[str, Any] = {"data": payload, "headers": self._headers[model.name], "timeout": limits}
+        first_byte = asyncio.timeout(model.first_byte_timeout_s)
+        with _translated(model):
+            try:
+                async with first_byte:
+                    try:
+                        return await _post(self._session, url, options, attempt, model)
+                    except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+                        if not attempt.reused or isinstance(error, aiohttp.ClientConnectorError):
+                            raise
+                    return await _post(self._unpooled, url, options, attempt, model)
+            except TimeoutError as error:
+                if first_byte.expired() and not isinstance(error, aiohttp.ConnectionTimeoutError):
+                    raise _too_slow(model, "send a first byte", model.first_byte_timeout_s) from None
+                raise
+
+
+async def list_models(base_url: str, api_key: str | None, timeout_s: float) -> list[str]:
+    """The model names a server offers at `/models`, in its order.
+
+    Raises:
+        EngineError: the server cannot be reached, refuses, or does not answer with a list of models.
+    """
+    server = Model(
+        name=base_url,
+        upstream_name="",
+        engine="http",
+        family=family_named("plain"),
+        base_url=base_url,
+        api_key=api_key,
+        connect_timeout_s=timeout_s,
+        total_timeout_s=timeout_s,
+    )
+    timeout = aiohttp.ClientTimeout(total=timeout_s)
+    async with _session(force_close=True) as session:
+        with _translated(server):
+            url = URL(base_url.rstrip("/")).joinpath("models")
+            async with session.get(url, headers=_headers(api_key), timeout=timeout) as response:
+                body = await _read_bounded(response, b"", _LIMIT_BYTES, server)
+                if response.status != 200:
+                    raise rejection(server, response.status, body)
+    return _model_names(body, server)
+
+
+def _model_names(body: bytes, server: Model) -> list[str]:
+    try:
+        payload: object = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        payload = None
+    entries = cast("dict[str, object]", payload).get("data") if isinstance(payload, dict) else None
+    if not isinstance(entries, list):
+        raise EngineProtocolError(f"{server.name}: /models did not answer with a list of models")
+    ids = [
+        cast("dict[str, object]", e).get("id") for e in cast("list[object]", entries) if isinstance(e, dict)
+    ]
+    return [name for name in ids if isinstance(name, str)]
+
+
+def _session(*, force_close: bool) -> aiohttp.ClientSession:
+    trace = aiohttp.TraceConfig()
+    trace.on_connection_reuseconn.append(_note_reuse)
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, force_close=force_close),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        trace_configs=[trace],
+    )
+
+
+async def _note_reuse(
+    session: aiohttp.ClientSession, context: SimpleNamespace, params: aiohttp.TraceConnectionReuseconnParams
+) -> None:
+    if context.trace_request_ctx is not None:
+        context.trace_request_ctx.reused = True
+
+
+def _headers(api_key: str | None) -> dict[str, str]:
+    # Compressing a stream of small events costs both sides more than it saves.
+    headers = {"Content-Type": "application/json", "Accept-Encoding": "identity", "User-Agent": "thinkroute"}
+    return {**headers, "Authorization": f"Bearer {api_key}"} if api_key else headers
+
+
+async def _post(
+    session: aiohttp.ClientSession, url: URL, options: Mapping[str, Any], attempt: _Attempt, model: Model
+) -> tuple[aiohttp.ClientResponse, bytes]:
+    response = await session.post(url, allow_redirects=False, trace_request_ctx=attempt, **options)
+    try:
+        first = await response.content.readany()
+        await _check_status(response, first, model)
+    except BaseException:
+        response.close()
+        raise
+    return response, first
+
+
+async def _check_status(response: aiohttp.ClientResponse, first: bytes, model: Model) -> None:
+    if not 200 <= response.status < 300:
+        body = await _read_bounded(response, first, _ERROR_LIMIT_BYTES, model)
+        raise rejection(model, response.status, body, response.headers.get("Retry-After"))
+
+
+def _is_stream(response: aiohttp.ClientResponse, model: Model, call: Call) -> bool:
+    """Whether the body is a stream of events: some servers stream, or do not, whatever they were asked."""
+    kind = response.content_type
+    if kind == "text/html":
+        raise EngineProtocolError(
+            f"model {model.name!r}: the upstream answered with a web page, not a completion"
+        )
+    return kind == "text/event-stream" or (call.stream and not kind.endswith("json"))
+
+
+class _Body:
+    """The body of a reply, read as it arrives."""
+
+    def __init__(
+        self,
+        response: aiohttp.ClientResponse,
+        first: bytes,
+        reader: ReplyReader,
+        model: Model,
+        *,
+        streamed: bool,
+    ) -> None:
+        self._response = response
+        self._first = first
+        self._reader = reader
+        self._model = model
+        self._parser = SseParser(_LIMIT_BYTES) if streamed else None
+        self._data = first
+        self._events = 0
+        self._failure: EngineError | None = None
+        self._ended = False
+
+    async def read(self) -> list[Chunk] | None:
+        """The next chunks, possibly none yet; None after the last.
+
+        Raises:
+            EngineError: the reply failed; every chunk before the failure was handed out first.
+        """
+        if self._failure is not None:
+            raise self._failure
+        if self._ended:
+            return None
+        if self._parser is None:
+            return await self._read_whole()
+        data = self._data or await self._next_bytes()
+        self._data = b""
+        return self._parse(self._parser, data) if data else await self._finish(self._parser)
+
+    async def _read_whole(self) -> list[Chunk]:
+        self._ended = True
+        with _translated(self._model):
+            body = await _read_bounded(self._response, self._first, _LIMIT_BYTES, self._model)
+        return self._reader.read_body(body)
+
+    def _parse(self, parser: SseParser, data: bytes) -> list[Chunk]:
+        chunks: list[Chunk] = []
+        try:
+            for event in parser.feed(data):
+                self._events += 1
+                chunks += self._reader.read_event(event)
+        except EngineError as failure:
+            self._failure = failure
+        return chunks
+
+    async def _next_bytes(self) -> bytes:
+        """More of the stream; empty at its end, which a complete reply may reach by any failure."""
+        if self._reader.terminated:
+            return b""
+        if not self._reader.complete:
+            with _translated(self._model):
+                return await self._response.content.readany()
+        return await self._patiently(_TAIL_GRACE_S)
+
+    async def _finish(self, parser: SseParser) -> list[Chunk]:
+        """The last chunks: of an event without its blank line, and of text held back."""
+        if self._reader.terminated:
+            # With the end of its body the connection goes back to the pool.
+            while await self._patiently(_CLOSE_GRACE_S):
+                pass
+        self._ended = True
+        chunks: list[Chunk] = []
+        with contextlib.suppress(EngineProtocolError):  # cut inside an event: what came before decides below
+            for event in parser.close():
+                chunks += self._reader.read_event(event)
+        if not self._reader.complete:
+            nonsense = self._first and not self._events
+            self._failure = (
+                _garbage(self._model, "not an event stream") if nonsense else _broken_off(self._model)
+            )
+        return chunks + self._reader.close()
+
+    async def _patiently(self, patience_s: float) -> bytes:
+        try:
+            async with asyncio.timeout(patience_s):
+                return await self._response.content.readany()
+        except (aiohttp.ClientError, OSError):  # a TimeoutError is an OSError
+            return b""
+
+
+async def _read_bounded(response: aiohttp.ClientResponse, first: bytes, limit: int, model: Model) -> bytes:
+    parts, size = [first], len(first)
+    while data := await response.content.readany():
+        size += len(data)
+        if size > limit:
+            raise EngineProtocolError(
+                f"model {model.name!r}: the upstream's body is over the limit of {limit} bytes"
+            )
+        parts.append(data)
+    return b"".join(parts)
+
+
+@contextlib.contextmanager
+def _translated(model: Model) -> Generator[None, None, None]:
+    """Third-party exceptions leave as ours, the time-out that passed named with its length."""
+    try:
+        yield
+    except EngineError:
+        raise
+    except aiohttp.ConnectionTimeoutError:
+        raise _too_slow(model, "accept a connection", model.connect_timeout_s) from None
+    except TimeoutError:
+        raise _too_slow(model, "complete its answer", model.total_timeout_s) from None
+    except aiohttp.ClientPayloadError:
+        raise _broken_off(model) from None
+    except aiohttp.ClientResponseError as error:
+        raise EngineProtocolError(
+            f"model {model.name!r}: the upstream does not speak HTTP: {error.message}"
+        ) from None
+    except (aiohttp.ClientError, OSError) as error:
+        raise EngineUnavailable(
+            f"model {model.name!r}: cannot reach {_place(model)}: {_cause(error)}"
+        ) from None
+
+
+def _too_slow(model: Model, what: str, limit_s: float) -> EngineTimeout:
+    return EngineTimeout(f"model {model.name!r}: {_place(model)} did not {what} within {limit_s:g} s")
+
+
+def _garbage(model: Model, what: str) -> EngineProtocolError:
+    return EngineProtocolError(f"model {model.name!r}: the upstream sent {what} instead of a completion")
+
+
+def _broken_off(model: Model) -> EngineInterrupted:
+    return EngineInterrupted(f"model {model.name!r}: the upstream's answer broke off before its end")
+
+
+def _place(model: Model) -> str:
+    """The server, without the credentials or query a URL may carry."""
+    url = URL(model.base_url)
+    return str(url.with_user(None).with_query(None)) if url.host else model.base_url
+
+
+def _cause(error: Exception) -> str:
+    cause = error.__cause__ or error
+    return str(cause) or type(cause).__name__
