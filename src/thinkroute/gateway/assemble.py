@@ -102,7 +102,7 @@ def assemble(config: Config, store: Store | None = None) -> Runtime:
         resolved=resolved,
         engines=_engines(resolved.models, check_scope),
         router=_router(resolved),
-        store=store or _open_store(config),
+        store=store or open_store(config),
         check_scope=check_scope,
     )
 
@@ -148,7 +148,12 @@ def _router(resolved: Resolved) -> Router:
     return PriorRouter([arm.id for arm in resolved.arms], resolved.declared_quality)
 
 
-def _open_store(config: Config) -> Store:
+def open_store(config: Config) -> Store:
+    """The decision log a configuration names.
+
+    Raises:
+        ConfigError: it cannot be opened.
+    """
     from thinkroute.store import MemoryStore
 
     if config.store.path == "memory":

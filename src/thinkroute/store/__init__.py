@@ -28,6 +28,10 @@ class Store(Protocol):
         """The record with its feedback, or None."""
         ...
 
+    def newest(self) -> DecisionRecord | None:
+        """The record made last, or None in an empty log."""
+        ...
+
     def add_feedback(self, decision_id: str, feedback: FeedbackRecord) -> None:
         """Join feedback to a decision, replacing earlier feedback of the same source.
 
@@ -74,9 +78,11 @@ class MemoryStore:
         record = self._records.get(decision_id)
         if record is None:
             return None
-        return msgspec.structs.replace(
-            record, feedback=tuple(self._feedback.get(decision_id, {}).values())
-        )
+        return msgspec.structs.replace(record, feedback=tuple(self._feedback.get(decision_id, {}).values()))
+
+    def newest(self) -> DecisionRecord | None:
+        """The record made last, or None."""
+        return self.get(next(reversed(self._records))) if self._records else None
 
     def add_feedback(self, decision_id: str, feedback: FeedbackRecord) -> None:
         """Join feedback to a decision."""

@@ -1,0 +1,68 @@
+"""The decision card on a terminal: what was served and why, and what each alternative was predicted to cost and gain."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from thinkroute.cli.console import dollars
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def card_table(card: dict[str, Any]) -> Table:
+    """A table of the card that `thinkroute.gateway.recording.card` made."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=_title(card), caption=_caption(card), title_justify="left", caption_justify="left")
+    table.add_column("")
+    table.add_column("arm")
+    for name in ("quality", "think", "answer", "cost", "utility", "propensity"):
+        table.add_column(name, justify="right")
+    table.add_column("why not")
+    for arm in card["alternatives"]:
+        quality = arm["predicted_quality"]
+        cells = [
+            "➜" if arm["chosen"] else "",
+            arm["arm"],
+            "" if quality is None else f"{quality:.2f} ±{arm['predicted_quality_std'] or 0:.2f}",
+            _count(arm["predicted_reasoning_tokens"]),
+            _count(arm["predicted_answer_tokens"]),
+            dollars(arm["predicted_cost_usd"]),
+            "" if arm["utility_usd"] is None else f"{arm['utility_usd']:.3g}",
+            f"{arm['propensity']:.2f}",
+            ", ".join(arm["reasons"]),
+        ]
+        style = "bold" if arm["chosen"] else "" if arm["allowed"] else "dim"
+        table.add_row(*(Text(str(cell)) for cell in cells), style=style)
+    return table
+
+
+def _title(card: dict[str, Any]) -> str:
+    if card.get("arm_id") is None:
+        return f"{card['decision_id']}: {card['status']} ({card.get('error_code')})"
+    asked = f"asked {card.get('asked_model')}" + (
+        f" at {card['asked_effort']}" if card.get("asked_effort") else ""
+    )
+    why = ", ".join(card.get("reason_codes", ()))
+    return f"{card['decision_id']}: {asked}, served {card['arm_id']} ({why})"
+
+
+def _caption(card: dict[str, Any]) -> str:
+    legs = card.get("legs", [])
+    thinking = sum(leg.get("reasoning_tokens", 0) for leg in legs)
+    answer = sum(leg["completion_tokens"] for leg in legs) - thinking
+    prompt = sum(leg["prompt_tokens"] for leg in legs)
+    provenance = ", ".join(dict.fromkeys(leg.get("provenance", "unknown") for leg in legs)) or "none"
+    ttft = card.get("ttft_s")
+    return (
+        f"spent {dollars(card.get('cost_usd'))}: {prompt} prompt + {thinking} thinking + {answer} answer tokens "
+        f"({provenance}) in {len(legs)} call(s), {card.get('latency_s', 0.0):.3f} s"
+        + (f", first token after {ttft:.3f} s" if ttft is not None else "")
+        + f"; router {card.get('router')}, finish {card.get('finish_reason')}, status {card['status']}"
+    )
+
+
+def _count(tokens: float | None) -> str:
+    return "" if tokens is None else f"{tokens:.0f}"
