@@ -70,10 +70,11 @@ class Run:
                 self.finish = effect.finish
                 return
             if isinstance(effect, Append):
+                channel: Channel = "reasoning" if _inside_thinking(self.segments) else "answer"
                 reply = _appended(effect, self.segments)
                 self.segments.append(reply)
                 if text := visible_text(effect):
-                    yield Delta("reasoning", text, effect.owner)
+                    yield Delta(channel, text, effect.owner)
                 continue
             call = _call(effect, self._prompt, self.segments)
             streamed = isinstance(effect, Generate)
@@ -217,8 +218,12 @@ def visible_text(effect: Append) -> str:
     return effect.text.rsplit("\n</", 1)[0] if effect.closes_thinking else effect.text
 
 
+def _inside_thinking(segments: Sequence[Segment]) -> bool:
+    return bool(segments) and not segments[-1].thinking_closed
+
+
 def _appended(effect: Append, segments: Sequence[Segment]) -> Segment:
-    closed = effect.closes_thinking or bool(segments and segments[-1].thinking_closed)
+    closed = effect.closes_thinking or not _inside_thinking(segments)
     return Segment(text=effect.text, owner=effect.owner, thinking_closed=closed)
 
 
