@@ -129,8 +129,9 @@ def test_the_allowance_never_exceeds_budget_or_cap(budget: int | None, cap: int 
 async def test_the_ledger_prices_every_leg_and_marks_forced_text_as_nobody_s() -> None:
     done, _, _ = await run(build(arm("budget=3"), FORMAT, None), ScriptedEngine(REPLY))
     first, second = done.ledger.entries
-    assert first.cost_usd == first.usage.prompt_tokens + 2 * first.usage.completion_tokens
-    assert done.ledger.cost_usd == first.cost_usd + (second.cost_usd or 0)
+    costs = [leg.usage.prompt_tokens + 2 * leg.usage.completion_tokens for leg in (first, second)]
+    assert [first.cost_usd, second.cost_usd] == costs
+    assert done.ledger.cost_usd == sum(costs)
 
 
 async def test_a_model_without_a_price_costs_an_unknown_amount() -> None:
@@ -184,7 +185,7 @@ def ask_first() -> Program:
 
 async def test_asked_answers_reach_the_program_but_not_the_caller() -> None:
     done, texts, deltas = await run(ask_first(), ScriptedEngine(["use fingers", "[use fingers] four"]))
-    assert texts["answer"] == "four"
+    assert texts["answer"] == "[use fingers] four"
     assert deltas[0].owner == "hinter"
     assert len(done.ledger.entries) == 2
     assert [segment.owner for segment in done.segments] == ["hinter", "m"]
