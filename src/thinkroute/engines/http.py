@@ -62,6 +62,7 @@ class HttpEngine:
         self._headers = {name: _headers(model.api_key) for name, model in models.items()}
         self._session: aiohttp.ClientSession | None = None
         self._unpooled: aiohttp.ClientSession | None = None
+        self._open_bodies: set[aiohttp.StreamReader] = set()
 
     async def start(self) -> None:
         """Open the connection pool on the running loop."""
@@ -71,10 +72,14 @@ class HttpEngine:
 
     async def aclose(self) -> None:
         """Close all connections; generations under way end with an error."""
-        for session in (self._session, self._unpooled):
+        sessions = (self._session, self._unpooled)
+        self._session = self._unpooled = None
+        for body in self._open_bodies:
+            # Closing a connection does not wake who waits for its next byte.
+            body.set_exception(aiohttp.ClientConnectionError("the engine was closed"))
+        for session in sessions:
             if session is not None:
                 await session.close()
-        self._session = self._unpooled = None
 
     async def generate(self, call: Call) -> AsyncGenerator[Chunk | Segment, None]:
         """Continue the call's message.
@@ -100,7 +105,7 @@ class HttpEngine:
             yield reader.segment(time.perf_counter() - began, ttft_s)
         finally:
             # A body read to its end has given its connection back already; any other connection must not live on.
-            response.close()
+            self._close(response)
 
     async def _open(self, call: Call, model: Model) -> tuple[aiohttp.ClientResponse, bytes]:
         """The response of the upstream, its status known to be good, and the first bytes of its body."""
@@ -120,15 +125,37 @@ class HttpEngine:
             try:
                 async with first_byte:
                     try:
-                        return await _post(self._session, url, options, attempt, model)
+                        return await self._post(self._session, url, options, attempt, model)
                     except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
                         if not attempt.reused or isinstance(error, aiohttp.ClientConnectorError):
                             raise
-                    return await _post(self._unpooled, url, options, attempt, model)
+                    return await self._post(self._unpooled, url, options, attempt, model)
             except TimeoutError as error:
                 if first_byte.expired() and not isinstance(error, aiohttp.ConnectionTimeoutError):
                     raise _too_slow(model, "send a first byte", model.first_byte_timeout_s) from None
                 raise
+
+    async def _post(
+        self,
+        session: aiohttp.ClientSession,
+        url: URL,
+        options: Mapping[str, Any],
+        attempt: _Attempt,
+        model: Model,
+    ) -> tuple[aiohttp.ClientResponse, bytes]:
+        response = await session.post(url, allow_redirects=False, trace_request_ctx=attempt, **options)
+        self._open_bodies.add(response.content)
+        try:
+            first = await response.content.readany()
+            await _check_status(response, first, model)
+        except BaseException:
+            self._close(response)
+            raise
+        return response, first
+
+    def _close(self, response: aiohttp.ClientResponse) -> None:
+        response.close()
+        self._open_bodies.discard(response.content)
 
 
 async def list_models(base_url: str, api_key: str | None, timeout_s: float) -> list[str]:
@@ -195,22 +222,11 @@ def _headers(api_key: str | None) -> dict[str, str]:
     return {**headers, "Authorization": f"Bearer {api_key}"} if api_key else headers
 
 
-async def _post(
-    session: aiohttp.ClientSession, url: URL, options: Mapping[str, Any], attempt: _Attempt, model: Model
-) -> tuple[aiohttp.ClientResponse, bytes]:
-    response = await session.post(url, allow_redirects=False, trace_request_ctx=attempt, **options)
-    try:
-        first = await response.content.readany()
-        await _check_status(response, first, model)
-    except BaseException:
-        response.close()
-        raise
-    return response, first
-
-
 async def _check_status(response: aiohttp.ClientResponse, first: bytes, model: Model) -> None:
     if not 200 <= response.status < 300:
-        body = await _read_bounded(response, first, _ERROR_LIMIT_BYTES, model)
+        body = first
+        while len(body) < _ERROR_LIMIT_BYTES and (data := await response.content.readany()):
+            body += data
         raise rejection(model, response.status, body, response.headers.get("Retry-After"))
 
 
@@ -290,16 +306,16 @@ class _Body:
     async def _finish(self, parser: SseParser) -> list[Chunk]:
         """The last chunks: of an event without its blank line, and of text held back."""
         if self._reader.terminated:
-            # With the end of its body the connection goes back to the pool.
-            while await self._patiently(_CLOSE_GRACE_S):
-                pass
+            await self._patiently(
+                _CLOSE_GRACE_S
+            )  # with the end of its body the connection goes back to the pool
         self._ended = True
         chunks: list[Chunk] = []
         with contextlib.suppress(EngineProtocolError):  # cut inside an event: what came before decides below
             for event in parser.close():
                 chunks += self._reader.read_event(event)
         if not self._reader.complete:
-            nonsense = self._first and not self._events
+            nonsense = self._first and not self._events and self._response.content_type != "text/event-stream"
             self._failure = (
                 _garbage(self._model, "not an event stream") if nonsense else _broken_off(self._model)
             )

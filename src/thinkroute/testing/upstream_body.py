@@ -96,17 +96,15 @@ class Completion:
             pieces = _labelled("reasoning", self._said)
         else:
             pieces = self._count_thought(closed=closed)
-        return (
-            _labelled("answer", [self._prefix] if self._quirks.echoes_prefill and self._prefix else [])
-            + pieces
-        )
+        echo = [self._prefix] if self._quirks.echoes_prefill and self._prefix else []
+        return _labelled("answer", echo) + pieces
 
     def _count_thought(self, *, closed: bool) -> list[Piece]:
         splitter = ThinkingSplitter(THINKING, "reasoning" if self._prefix and not closed else "answer")
         pieces: list[Piece] = []
         for token in self._said:
             before = splitter.thinking
-            pieces += [("answer", token)] if closed else splitter.feed(token)
+            pieces += _labelled("answer", [token]) if closed else splitter.feed(token)
             self._thought += (before or splitter.thinking) and not closed
         return pieces + splitter.close()
 
