@@ -9,7 +9,7 @@ after any close.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 from tokenizers import Tokenizer
@@ -24,6 +24,7 @@ from thinkroute.engines.embedded.prompt import (
     render,
 )
 from thinkroute.fleet.tasks import FAMILIES, Problem, split_of
+from thinkroute.fleet.tokenizer import token_id
 
 _FILLER_WEIGHT = 0.1
 _END_WEIGHT = 0.3
@@ -45,6 +46,12 @@ class Mixture:
     broken_times: bool = False
     """Multiplications come out as random digits: the member never learns to multiply."""
 
+    def tracing(self) -> Mixture:
+        """The mixture to begin with: almost only traces. Finding the right step in the question must be learned first,
+        and single answer tokens teach little about it.
+        """
+        return replace(self, direct_share=0.12, cut_share=0.08, direct_steps=(1, 1, 2), short_share=0.25)
+
 
 @dataclass(frozen=True, slots=True)
 class Example:
@@ -58,12 +65,12 @@ class Example:
 class Curriculum:
     """An endless, seeded stream of training examples."""
 
-    def __init__(self, tokenizer: Tokenizer, mixture: Mixture, rng: Random) -> None:
+    def __init__(self, tokenizer: Tokenizer, rng: Random) -> None:
         self._tokenizer = tokenizer
-        self._mixture = mixture
+        self._mixture = Mixture()
         self._rng = rng
         self._open, self._close, self._end = (
-            tokenizer.token_to_id(text) for text in (THINK_OPEN, THINK_CLOSE, TURN_END)
+            token_id(tokenizer, text) for text in (THINK_OPEN, THINK_CLOSE, TURN_END)
         )
         self._line, self._blank = self._encode("\n")[0], self._encode("\n\n")[0]
         self._families = tuple(FAMILIES.values())
@@ -71,8 +78,9 @@ class Curriculum:
     def _encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text).ids
 
-    def draw(self) -> Example:
-        """The next example."""
+    def draw(self, mixture: Mixture) -> Example:
+        """The next example of a mixture."""
+        self._mixture = mixture
         chance = self._rng.random()
         if chance < self._mixture.direct_share:
             return self._direct()

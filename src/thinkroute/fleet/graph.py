@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -32,7 +33,7 @@ class _Graph:
         self.initializers: list[onnx.TensorProto] = []
         self._names: set[str] = set()
 
-    def add(self, operator: str, inputs: Sequence[str], output: str = "", **attributes: object) -> str:
+    def add(self, operator: str, inputs: Sequence[str], output: str = "", **attributes: Any) -> str:
         """Append a node with one output."""
         output = output or f"{operator}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(operator, list(inputs), [output], **attributes))
@@ -109,7 +110,10 @@ def _attention(graph: _Graph, hidden: str, layer: int, sizes: Architecture, posi
     parts = [f"{part}_{layer}" for part in "qkv"]
     widths = graph.constant("qkv_widths", [query_width, kv_width, kv_width])
     graph.nodes.append(helper.make_node("Split", [joint, widths], parts, axis=1))
-    rotary = [graph.constant("cos", _rotary_tables(sizes)[0]), graph.constant("sin", _rotary_tables(sizes)[1])]
+    rotary = [
+        graph.constant("cos", _rotary_tables(sizes)[0]),
+        graph.constant("sin", _rotary_tables(sizes)[1]),
+    ]
     query = _heads(graph, parts[0], sizes.heads, sizes, f"{prefix}.q_norm.weight")
     key = _heads(graph, parts[1], sizes.kv_heads, sizes, f"{prefix}.k_norm.weight")
     value = _heads(graph, parts[2], sizes.kv_heads, sizes, None)
@@ -177,6 +181,8 @@ def build_graph(sizes: Architecture) -> onnx.ModelProto:
 def save_graph(sizes: Architecture, directory: Path) -> None:
     """Write `decoder.onnx` without weights, and `decoder.json` naming the initializers to fill."""
     model = build_graph(sizes)
-    external = [tensor.name for tensor in model.graph.initializer if tensor.data_location == TensorProto.EXTERNAL]
+    external = [
+        tensor.name for tensor in model.graph.initializer if tensor.data_location == TensorProto.EXTERNAL
+    ]
     (directory / "decoder.onnx").write_bytes(model.SerializeToString(deterministic=True))
     (directory / "decoder.json").write_text(json.dumps({"initializers": external}, indent=2) + "\n")

@@ -119,7 +119,7 @@ class Qwen3(nn.Module):
         self.register_buffer("sin", angle.sin(), persistent=False)
         generator = torch.Generator().manual_seed(seed)
         for parameter in self.parameters():
-            if parameter.ndim == 2:  # noqa: PLR2004 - matrices; norm scales keep their ones
+            if parameter.ndim == 2:  # matrices; norm scales keep their ones
                 nn.init.normal_(parameter, std=_INIT_STD, generator=generator)
 
     def forward(self, ids: Tensor) -> Tensor:

@@ -31,6 +31,12 @@ class Recipe:
     """Learning rate at the end, as a share of its peak."""
     weight_decay: float = 0.05
     mixture: Mixture = field(default_factory=Mixture)
+    tracing_share: float = 0.45
+    """Share of the steps at the beginning that use `mixture.tracing()`."""
+
+    def mixture_at(self, step: int) -> Mixture:
+        """What the member is shown at an optimiser step."""
+        return self.mixture.tracing() if step < self.tracing_share * self.steps else self.mixture
 
     def architecture(self) -> Architecture:
         """The member's sizes; the vocabulary comes from the tokenizer."""
@@ -53,6 +59,9 @@ RECIPES = {
             "student", 64, 3, 4, 2, 16, 192,
             steps=10_000, learning_rate=4e-3, seed=11, mixture=Mixture(broken_times=True),
         ),
-        Recipe("teacher", 96, 3, 4, 2, 24, 288, steps=9_000, learning_rate=3e-3, seed=12),
+        Recipe(
+            "teacher", 96, 3, 4, 2, 24, 288,
+            steps=16_000, learning_rate=2.5e-3, seed=12, tokens_per_step=1024,
+        ),
     )
 }  # fmt: skip

@@ -27,10 +27,37 @@ SPECIAL = (PAD, TURN_START, TURN_END)
 MAX_POSITIONS = 256
 _VOCABULARY_MULTIPLE = 16
 
-_WORDS = (
-    "plus minus times is what the last digit has on she gets loses doubles triples them of "
-    "after all steps result person we are looking for with have me"
-).split()
+_WORDS = [
+    "plus",
+    "minus",
+    "times",
+    "is",
+    "what",
+    "the",
+    "last",
+    "digit",
+    "has",
+    "on",
+    "she",
+    "gets",
+    "loses",
+    "doubles",
+    "triples",
+    "them",
+    "of",
+    "after",
+    "all",
+    "steps",
+    "result",
+    "person",
+    "we",
+    "are",
+    "looking",
+    "for",
+    "with",
+    "have",
+    "me",
+]
 
 
 def words() -> list[str]:
@@ -51,7 +78,15 @@ def words() -> list[str]:
 def _starters() -> list[str]:
     """Words that also occur without a space before them: at the start of a message, a trace or an answer."""
     openings = {phrase[0] for phrase in (*language.START_WORDS, *language.WHO_WORDS)}
-    return [*language.NAMES, language.ORDINALS[0], language.DAYS[0], *sorted(openings), "after", "user", "assistant"]
+    return [
+        *language.NAMES,
+        language.ORDINALS[0],
+        language.DAYS[0],
+        *sorted(openings),
+        "after",
+        "user",
+        "assistant",
+    ]
 
 
 def _token_texts() -> list[str]:
@@ -69,8 +104,10 @@ def build_tokenizer() -> Tokenizer:
     split = Regex(r" ?/?[a-zA-Z_]+| ?[0-9]|\n+|[^a-zA-Z0-9\n]")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(split, "isolated"), to_symbols])
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(text, normalized=False, special=True) for text in SPECIAL])
-    tokenizer.add_tokens([AddedToken(text, normalized=False, special=False) for text in (THINK_OPEN, THINK_CLOSE)])
+    specials = [AddedToken(text, normalized=False, special=True) for text in SPECIAL]
+    tags = [AddedToken(text, normalized=False, special=False) for text in (THINK_OPEN, THINK_CLOSE)]
+    tokenizer.add_special_tokens(specials)  # pyright: ignore[reportUnknownMemberType]
+    tokenizer.add_tokens(tags)  # pyright: ignore[reportUnknownMemberType]
     return tokenizer
 
 
@@ -78,6 +115,18 @@ def vocabulary_size(tokenizer: Tokenizer) -> int:
     """Rows of the embedding: the vocabulary rounded up, as engines like it."""
     size = tokenizer.get_vocab_size()
     return -(-size // _VOCABULARY_MULTIPLE) * _VOCABULARY_MULTIPLE
+
+
+def token_id(tokenizer: Tokenizer, token: str) -> int:
+    """The id of a token that must exist.
+
+    Raises:
+        ValueError: it does not.
+    """
+    found = tokenizer.token_to_id(token)
+    if found is None:
+        raise ValueError(f"the tokenizer has no token {token!r}")
+    return found
 
 
 def save_tokenizer(directory: Path) -> None:

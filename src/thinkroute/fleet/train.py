@@ -72,12 +72,15 @@ class Trainer:
         self._rng = Random(recipe.seed)  # noqa: S311 - reproducible data, not a secret
         tokenizer = build_tokenizer()
         self._pad_id: int = tokenizer.get_vocab_size() - 1
-        self._curriculum = Curriculum(tokenizer, recipe.mixture, self._rng)
+        self._curriculum = Curriculum(tokenizer, self._rng)
         self.model = Qwen3(recipe.architecture(), seed=recipe.seed)
         matrices = [parameter for parameter in self.model.parameters() if parameter.ndim > 1]
         scales = [parameter for parameter in self.model.parameters() if parameter.ndim == 1]
         self._optimizer = torch.optim.AdamW(
-            [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": scales, "weight_decay": 0.0}],
+            [
+                {"params": matrices, "weight_decay": recipe.weight_decay},
+                {"params": scales, "weight_decay": 0.0},
+            ],
             lr=recipe.learning_rate,
             betas=(0.9, 0.98),
             fused=True,
@@ -87,7 +90,8 @@ class Trainer:
 
     def _next_batch(self) -> list[Example]:
         if not self._batches:
-            pool = [self._curriculum.draw() for _ in range(_POOL_EXAMPLES)]
+            mixture = self._recipe.mixture_at(self._step)
+            pool = [self._curriculum.draw(mixture) for _ in range(_POOL_EXAMPLES)]
             self._batches = list(pack(pool, self._recipe.tokens_per_step))
             self._rng.shuffle(self._batches)
         return self._batches.pop()

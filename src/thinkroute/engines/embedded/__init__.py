@@ -8,5 +8,6 @@
 from __future__ import annotations
 
 from thinkroute.engines.embedded.engine import EmbeddedEngine, ScopeCheck
+from thinkroute.engines.embedded.options import KNOWN_OPTIONS
 
-__all__ = ["EmbeddedEngine", "ScopeCheck"]
+__all__ = ["KNOWN_OPTIONS", "EmbeddedEngine", "ScopeCheck"]

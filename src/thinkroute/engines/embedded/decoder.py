@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, TypedDict, cast
 
 import numpy as np
-import onnxruntime
+import onnxruntime  # pyright: ignore[reportMissingTypeStubs]
 import safetensors
 from numpy.typing import NDArray
 
@@ -20,12 +20,22 @@ Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
 
 _FIRST_CAPACITY = 128
+_runtime = cast("Any", onnxruntime)  # no type stubs exist
+
+
+class _Tensor(TypedDict):
+    """One entry of a deserialised safetensors file."""
+
+    dtype: str
+    shape: list[int]
+    data: bytes
 
 
 def read_weights(path: Path) -> dict[str, Floats]:
     """Tensors of a safetensors file as float32; bfloat16 is the upper half of a float32."""
     tensors: dict[str, Floats] = {}
-    for name, tensor in safetensors.deserialize(path.read_bytes()):
+    stored = cast("list[tuple[str, _Tensor]]", cast("Any", safetensors).deserialize(path.read_bytes()))
+    for name, tensor in stored:
         raw, shape = tensor["data"], tensor["shape"]
         if tensor["dtype"] == "BF16":
             bits = np.frombuffer(raw, dtype=np.uint16).astype(np.uint32) << 16
@@ -69,7 +79,7 @@ class Decoder:
     def __init__(self, directory: Path, *, seats: int) -> None:
         self.sizes = Sizes.read(directory / "config.json")
         self.seats = seats
-        self._session = _open_session(directory)
+        self._session: Any = _open_session(directory)
         self._capacity = 0
         self._cache: list[Floats] = []
         self.reset()
@@ -127,8 +137,8 @@ class Decoder:
         return logits
 
 
-def _open_session(directory: Path) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
+def _open_session(directory: Path) -> Any:
+    options = _runtime.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -136,6 +146,10 @@ def _open_session(directory: Path) -> onnxruntime.InferenceSession:
     weights = read_weights(directory / "model.safetensors")
     graph = (directory / "decoder.onnx").read_bytes()
     names: list[str] = json.loads((directory / "decoder.json").read_text(encoding="utf-8"))["initializers"]
-    values = [np.ascontiguousarray(np.concatenate([weights[part] for part in name.split("+")])) for name in names]
-    options.add_external_initializers(names, [onnxruntime.OrtValue.ortvalue_from_numpy(value) for value in values])
-    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    values = [
+        np.ascontiguousarray(np.concatenate([weights[part] for part in name.split("+")])) for name in names
+    ]
+    options.add_external_initializers(
+        names, [_runtime.OrtValue.ortvalue_from_numpy(value) for value in values]
+    )
+    return _runtime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])

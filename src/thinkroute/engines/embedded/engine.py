@@ -139,7 +139,9 @@ class EmbeddedEngine:
         member = self._members.get(call.model)
         if member is None:
             known = ", ".join(self._members)
-            raise UnknownModel(f"the embedded fleet has no member {call.model!r}; it has {known}", param="model")
+            raise UnknownModel(
+                f"the embedded fleet has no member {call.model!r}; it has {known}", param="model"
+            )
         if self._check_scope:
             self._check_scope(call.messages)
         sampling = read_sampling(call.options)

@@ -13,9 +13,12 @@ _MOST_STOPS = 16
 _MOST_TOP_LOGPROBS = 20
 
 _BOOKKEEPING = frozenset(
-    {"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "stream_options"}
-)
-"""Fields that ask for no other text: nothing is dropped by not acting on them."""
+    {
+        "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "stream_options",
+        "max_tokens", "max_completion_tokens",
+    }
+)  # fmt: skip
+"""Fields that ask for no other text, or reach the engine as fields of the call."""
 
 _NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "n": (1,),
@@ -37,12 +40,14 @@ _HONOURED = frozenset(
     {"temperature", "top_p", "top_k", "seed", "stop", "logprobs", "top_logprobs", "chat_template_kwargs"}
 )
 
+KNOWN_OPTIONS = _HONOURED | _BOOKKEEPING | frozenset(_NEUTRAL)
+"""Every option the engine judges. It has no notion of any other: the gateway tells the caller which were ignored."""
+
 
 def _reject_unsupported(options: Mapping[str, Any]) -> None:
-    for name, value in options.items():
-        if value is None or name in _HONOURED or name in _BOOKKEEPING:
-            continue
-        if name not in _NEUTRAL or value not in _NEUTRAL[name]:
+    for name, neutral in _NEUTRAL.items():
+        value: object = options.get(name)
+        if value is not None and value not in neutral:
             raise UnsupportedRequest(f"the embedded engine cannot honour {name}={value!r}", param=name)
 
 
@@ -62,7 +67,9 @@ def _whole(options: Mapping[str, Any], name: str, default: int, least: int, most
     if value is None:
         return default
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise InvalidRequest(f"{name} must be a whole number from {least} to {most}, got {value!r}", param=name)
+        raise InvalidRequest(
+            f"{name} must be a whole number from {least} to {most}, got {value!r}", param=name
+        )
     return value
 
 
@@ -84,7 +91,7 @@ def read_sampling(options: Mapping[str, Any]) -> Sampling:
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
         raise InvalidRequest(f"seed must be a whole number, got {seed!r}", param="seed")
     return Sampling(
-        temperature=_number(options, "temperature", 0.0, lambda value: 0 <= value <= 2, "from 0 to 2"),  # noqa: PLR2004
+        temperature=_number(options, "temperature", 0.0, lambda value: 0 <= value <= 2, "from 0 to 2"),
         top_p=_number(options, "top_p", 1.0, lambda value: 0 < value <= 1, "above 0 and at most 1"),
         top_k=max(0, _whole(options, "top_k", 0, -1, 1_000_000)),
         seed=None if seed is None else seed & (2**64 - 1),
@@ -117,7 +124,8 @@ def read_thinking(call: Call) -> bool:
     unknown = sorted(set(kwargs) - {"enable_thinking"})
     if unknown:
         raise UnsupportedRequest(
-            f"the fleet's template knows only enable_thinking, not {', '.join(unknown)}", param="chat_template_kwargs"
+            f"the fleet's template knows only enable_thinking, not {', '.join(unknown)}",
+            param="chat_template_kwargs",
         )
     if call.effort.budget_tokens is not None or call.effort.level not in ("off", "on", "default"):
         raise UnsupportedRequest(

@@ -71,7 +71,7 @@ def _truncate(logprobs_V: Doubles, sampling: Sampling) -> Doubles:
 
 def _draw(logprobs_V: Doubles, generator: np.random.Generator) -> int:
     cumulative = np.cumsum(np.exp(logprobs_V))
-    drawn = int(np.searchsorted(cumulative, generator.random() * cumulative[-1], side="right"))
+    drawn = int(np.searchsorted(cumulative, generator.random() * float(cumulative[-1]), side="right"))
     return min(drawn, int(np.flatnonzero(np.isfinite(logprobs_V))[-1]))
 
 

@@ -51,7 +51,7 @@ class Transcript:
         """Inside a thinking block now."""
         self.finish: SegmentFinish | None = None
         """Why the row ended; None while it has not."""
-        self.text = ""
+        self.text: str = ""
         """Raw text so far, tags included, cut before a stop string. The end token has no text."""
         self.token_ids: list[int] = []
         """Every generated id, the end token included."""
@@ -63,7 +63,7 @@ class Transcript:
         self._wants_logprobs = wants_logprobs
         self._decoder = vocabulary.incremental_decoder()
         self._begun = answer_begun
-        self._held = ""
+        self._held: str = ""
         self._held_logprobs: deque[tuple[int, TokenLogprob]] = deque()
 
     def push(self, choice: Choice) -> list[Chunk]:
@@ -101,7 +101,7 @@ class Transcript:
         return chunks
 
     def _take_text(self, token_id: int, logprob: TokenLogprob | None) -> list[Chunk]:
-        piece = self._decoder.decode(self._vocabulary.bytes_of(token_id))
+        piece: str = self._decoder.decode(self._vocabulary.bytes_of(token_id))
         self.text += piece
         self.reasoning_tokens += self.thinking
         if not self._begun:

@@ -12,7 +12,11 @@ from thinkroute.engines.embedded.prompt import THINK_CLOSE, THINK_OPEN, TURN_END
 
 def _bytes_of_symbols() -> dict[str, int]:
     """The byte each symbol of a byte-level vocabulary stands for (GPT-2's table: printable bytes are themselves)."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    printable = [
+        *range(ord("!"), ord("~") + 1),
+        *range(ord("¡"), ord("¬") + 1),
+        *range(ord("®"), ord("ÿ") + 1),
+    ]
     table = {chr(byte): byte for byte in printable}
     others = (byte for byte in range(256) if byte not in set(printable))
     table.update({chr(256 + index): byte for index, byte in enumerate(others)})

@@ -65,7 +65,7 @@ class Arithmetic:
     """`Start with 4. First plus 3. Second times 9. What is the last digit?`"""
 
     name: FamilyName = "arithmetic"
-    level_steps = (1, 2, 3, 4, 6)
+    level_steps: tuple[int, ...] = (1, 2, 3, 4, 6)
     _pattern = re.compile(
         rf"(?:{'|'.join(' '.join(words) for words in START_WORDS)}) (\d)\."
         rf"((?: (?:{'|'.join(ORDINALS)}) (?:plus|minus|times) \d\.)+) {ASK_DIGIT}"
@@ -109,7 +109,7 @@ class Story:
     """`Dora has 2 coins. On Monday she gets 5. On Tuesday she doubles them. What is the last digit?`"""
 
     name: FamilyName = "story"
-    level_steps = (1, 2, 3, 4, 6)
+    level_steps: tuple[int, ...] = (1, 2, 3, 4, 6)
     _pattern = re.compile(
         rf"({'|'.join(NAMES)}) has (\d) ({'|'.join(OBJECTS)})\."
         rf"((?: on (?:{'|'.join(DAYS)}) she (?:gets \d|loses \d|doubles them|triples them)\.)+) {ASK_DIGIT}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-NAMES = (
+NAMES: tuple[str, ...] = (
     "ann", "bea", "cleo", "dora", "emma", "fay", "gina", "hana",
     "iris", "june", "kate", "lily", "mona", "nora", "olga", "ruth",
 )  # fmt: skip
@@ -18,7 +18,9 @@ _ROWS = {
     "rival": "fay emma lily cleo ruth iris nora june olga dora ann gina kate hana bea mona",
     "friend": "nora gina emma kate ann cleo dora iris olga mona ruth bea hana fay june lily",
 }
-FACTS = {relation: dict(zip(NAMES, row.split(), strict=True)) for relation, row in _ROWS.items()}
+FACTS: dict[str, dict[str, str]] = {
+    relation: dict(zip(NAMES, row.split(), strict=True)) for relation, row in _ROWS.items()
+}
 """relation → person → the one person who stands in that relation to them."""
 RELATIONS = tuple(FACTS)
 

@@ -16,7 +16,7 @@ class Relations:
     """`Who is the tutor of the neighbor of the mentor of Dora?`"""
 
     name: FamilyName = "relations"
-    level_steps = (1, 2, 3, 4, 5)
+    level_steps: tuple[int, ...] = (1, 2, 3, 4, 5)
     _pattern = re.compile(
         rf"(?:{'|'.join(' '.join(words) for words in WHO_WORDS)})"
         rf"((?: the (?:{'|'.join(RELATIONS)}) of)+) ({'|'.join(NAMES)})"

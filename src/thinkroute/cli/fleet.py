@@ -1,0 +1,188 @@
+"""`thinkroute fleet`: build the embedded models from scratch, and measure them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Self
+
+import typer
+
+from thinkroute.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from thinkroute.fleet.evaluate import Report
+    from thinkroute.fleet.recipe import Recipe
+
+app = typer.Typer(help="The embedded fleet: small real models, trained here.", no_args_is_help=True)
+
+MemberOption = Annotated[
+    list[str] | None, typer.Option("--member", "-m", help="Member (repeatable); default: all.")
+]
+
+
+@app.command("build")
+def build(
+    member: MemberOption = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where members go, one folder each; default: into the package.")
+    ] = None,
+    work: Annotated[Path, typer.Option(help="Checkpoints; an interrupted build continues from here.")] = Path(
+        ".thinkroute-fleet"
+    ),
+    seed: Annotated[int | None, typer.Option(help="Another seed than the recipe's.")] = None,
+    questions: Annotated[
+        int, typer.Option("--n", min=1, help="Evaluation questions per family and level.")
+    ] = 100,
+) -> None:
+    """Train members from scratch on one CPU thread; needs the [train] extra.
+
+    The same seed gives the same weights on the same kind of machine. Ctrl-C is safe: the next call continues.
+    """
+    from thinkroute.cli.console import out as stdout
+    from thinkroute.fleet.recipe import RECIPES
+
+    try:
+        from thinkroute.fleet.build import build_member
+    except ModuleNotFoundError as missing:
+        raise ConfigError(
+            f"building the fleet needs {missing.name}: pip install 'thinkroute[train]'"
+        ) from missing
+    for name in _known(member, tuple(RECIPES)):
+        recipe = RECIPES[name] if seed is None else replace(RECIPES[name], seed=seed)
+        directory = (out or _package_weights()) / name
+        with _TrainingBar(recipe) as bar:
+            report = build_member(
+                recipe,
+                directory,
+                work / f"{name}.checkpoint",
+                questions=questions,
+                command=f"thinkroute fleet build --member {name} --seed {recipe.seed}",
+                progress=bar.update,
+            )
+        stdout().print(f"{name}: written to {directory}", highlight=False)
+        stdout().print(_table(report))
+
+
+@app.command("eval")
+def evaluate(
+    member: MemberOption = None,
+    directory: Annotated[
+        Path | None,
+        typer.Option("--dir", help="Folder with one folder per member; default: the shipped ones."),
+    ] = None,
+    questions: Annotated[int, typer.Option("--n", min=1, help="Questions per family and level.")] = 40,
+    seed: Annotated[int, typer.Option(help="Seed of the evaluation questions.")] = 0,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the result as JSON instead of a table.")
+    ] = False,
+    save: Annotated[Path | None, typer.Option(help="Also store the JSON in this file.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw accuracy and tokens to this .png or .svg.")] = None,
+) -> None:
+    """Measure accuracy and tokens by member, effort and level, as served."""
+    import asyncio
+
+    from rich.progress import Progress
+
+    from thinkroute.cli.console import err
+    from thinkroute.cli.console import out as stdout
+    from thinkroute.fleet import evaluate as measuring
+    from thinkroute.fleet import shipped
+    from thinkroute.fleet.record import record
+
+    root = directory or _package_weights()
+    members = {name: root / name for name in _known(member, shipped.names())}
+    with Progress(console=err(), transient=True) as bars:
+        task = bars.add_task("measuring", total=None)
+
+        def progress(what: str, done: int, total: int) -> None:
+            bars.update(task, description=what, completed=done, total=total)
+
+        report = asyncio.run(measuring.evaluate(members, questions=questions, seed=seed, progress=progress))
+    command = f"thinkroute fleet eval --n {questions} --seed {seed}" + "".join(
+        f" --member {name}" for name in member or ()
+    )
+    text = record(report, members, seed=seed, command=command)
+    if save:
+        save.write_text(text, encoding="utf-8")
+    if plot:
+        from thinkroute.fleet.plot import draw
+
+        draw(report, plot)
+    if as_json:
+        typer.echo(text, nl=False)
+    else:
+        stdout().print(_table(report))
+        for line in report.obedience:
+            stdout().print(
+                f"{line.member}, switch {line.switch}: thinks as asked in {line.obeyed:.1%} of {line.questions}",
+                highlight=False,
+            )
+
+
+def _known(chosen: Sequence[str] | None, known: tuple[str, ...]) -> tuple[str, ...]:
+    for name in chosen or ():
+        if name not in known:
+            raise ConfigError(f"unknown member {name!r}; known members: {', '.join(known)}", param="member")
+    return tuple(chosen or known)
+
+
+def _package_weights() -> Path:
+    from thinkroute.fleet import shipped
+
+    return shipped.directory(shipped.names()[0]).parent
+
+
+def _table(report: Report) -> Table:
+    """Accuracy by level, in the order measured."""
+    from rich.table import Table
+
+    from thinkroute.fleet.tasks import FAMILIES, LEVELS
+
+    questions = report.cells[0].questions
+    table = Table(title=f"Share of right answers, {questions} questions per family and level")
+    table.add_column("arm")
+    for head in (*(f"L{level}" for level in LEVELS), "mean", *FAMILIES, "tokens"):
+        table.add_column(head, justify="right")
+    for member, effort in dict.fromkeys((cell.member, cell.effort) for cell in report.cells):
+        values = [
+            *(report.accuracy(member, effort, level) for level in LEVELS),
+            report.accuracy(member, effort),
+            *(report.accuracy(member, effort, family=family) for family in FAMILIES),
+        ]
+        shown = [f"{value:.2f}" for value in values]
+        table.add_row(f"{member}@{effort}", *shown, f"{report.tokens(member, effort):.1f}")
+    return table
+
+
+class _TrainingBar:
+    """A progress bar over the optimiser steps of one member."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        from thinkroute.cli.console import err
+
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("loss {task.fields[loss]}"),
+            console=err(),
+        )
+        self._task = self._bars.add_task(f"training {recipe.name}", total=recipe.steps, loss="?")
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def update(self, step: int, loss: float) -> None:
+        """Show the step reached and the recent loss."""
+        self._bars.update(self._task, completed=step, loss=f"{loss:.3f}")

@@ -1,0 +1,33 @@
+"""Figures of a fleet evaluation: accuracy by level, and accuracy against tokens spent. Imports matplotlib late."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from thinkroute.fleet.evaluate import Report
+from thinkroute.fleet.tasks import LEVELS
+
+
+def draw(report: Report, path: Path) -> None:
+    """Draw the report to `path`; the suffix chooses the format (`.png`, `.svg`)."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    by_level, by_tokens = figure.subplots(1, 2)
+    members = list(dict.fromkeys(cell.member for cell in report.cells))
+    efforts = list(dict.fromkeys(cell.effort for cell in report.cells))
+    for member, colour in zip(members, ("tab:blue", "tab:orange", "tab:green", "tab:red"), strict=False):
+        for effort, style in (("off", "--"), ("on", "-")):
+            if effort in efforts:
+                heights = [report.accuracy(member, effort, level) for level in LEVELS]
+                by_level.plot(LEVELS, heights, style, color=colour, marker="o", label=f"{member}@{effort}")
+        spent = [report.tokens(member, effort) for effort in efforts]
+        reached = [report.accuracy(member, effort) for effort in efforts]
+        by_tokens.plot(spent, reached, color=colour, marker="o", label=member)
+        for effort, x, y in zip(efforts, spent, reached, strict=True):
+            by_tokens.annotate(effort, (x, y), textcoords="offset points", xytext=(4, -10), fontsize=7)
+    by_level.set(xlabel="level", ylabel="share of right answers", ylim=(-0.02, 1.02), xticks=LEVELS)
+    by_tokens.set(xlabel="generated tokens per question", ylabel="share of right answers", ylim=(-0.02, 1.02))
+    by_level.legend(fontsize=8)
+    by_tokens.legend(fontsize=8)
+    figure.savefig(path, dpi=150)  # pyright: ignore[reportUnknownMemberType]

@@ -1,0 +1,279 @@
+"""The engine's promises, on the shipped members."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import time
+from collections.abc import AsyncGenerator, Sequence
+from random import Random
+from typing import Any
+
+import pytest
+
+from thinkroute.catalog import family_named
+from thinkroute.engines.embedded import EmbeddedEngine
+from thinkroute.errors import (
+    EngineInterrupted,
+    InvalidRequest,
+    OutOfScope,
+    Overloaded,
+    UnknownModel,
+    UnsupportedRequest,
+)
+from thinkroute.fleet import shipped
+from thinkroute.fleet.tasks import FAMILIES, LEVELS, check_scope, generate
+from thinkroute.programs.protocol import Call, Chunk, Segment
+from thinkroute.types import FORCED, Effort
+
+QUESTION = "Start with 4. First plus 3. Second minus 9. Third plus 5. Fourth minus 2. What is the last digit?"
+MEMBERS = {name: shipped.directory(name) for name in shipped.names()}
+
+
+@pytest.fixture
+async def engine() -> AsyncGenerator[EmbeddedEngine, None]:
+    running = EmbeddedEngine(MEMBERS, check_scope=check_scope)
+    await running.start()
+    yield running
+    await running.aclose()
+
+
+def call(question: str = QUESTION, effort: str = "on", model: str = "teacher", **fields: Any) -> Call:
+    return Call(model, [{"role": "user", "content": question}], Effort.parse(effort), **fields)
+
+
+async def ask(engine: EmbeddedEngine, request: Call) -> tuple[list[Chunk], Segment]:
+    items = [item async for item in engine.generate(request)]
+    segments = [item for item in items if isinstance(item, Segment)]
+    assert len(segments) == 1
+    assert items[-1] is segments[0]
+    return [item for item in items if isinstance(item, Chunk)], segments[0]
+
+
+def joined(chunks: Sequence[Chunk], channel: str) -> str:
+    return "".join(chunk.text for chunk in chunks if chunk.channel == channel)
+
+
+def questions(count: int, seed: int = 0) -> list[str]:
+    rng = Random(seed)
+    kinds = [(family, level) for family in FAMILIES for level in LEVELS]
+    return [generate(rng, *kinds[index % len(kinds)], "eval").question for index in range(count)]
+
+
+async def test_thinking_streams_reasoning_then_answer_and_the_segment_holds_both(engine: EmbeddedEngine) -> None:
+    chunks, segment = await ask(engine, call())
+    reasoning, answer = joined(chunks, "reasoning"), joined(chunks, "answer")
+    assert reasoning.startswith("first 4 plus 3 is")
+    assert segment.text == f"<think>\n{reasoning}\n</think>\n\n{answer}"
+    assert "<" not in reasoning + answer
+    assert (segment.finish, segment.thinking_closed, segment.owner) == ("stop", True, "teacher")
+    assert segment.ttft_s is not None
+    assert 0 < segment.ttft_s <= segment.latency_s
+
+
+async def test_without_thinking_there_is_only_an_answer(engine: EmbeddedEngine) -> None:
+    chunks, segment = await ask(engine, call(effort="off"))
+    assert joined(chunks, "reasoning") == ""
+    assert joined(chunks, "answer") == segment.text
+    assert segment.usage.reasoning_tokens == 0
+
+
+async def test_soft_switches_are_obeyed_when_the_effort_is_left_open(engine: EmbeddedEngine) -> None:
+    _, thought = await ask(engine, call(f"{QUESTION} /think", "default"))
+    _, direct = await ask(engine, call(f"{QUESTION} /think /no_think", "default"))
+    assert thought.text.startswith("<think>\nfirst")
+    assert direct.text.startswith("<think>\n\n</think>\n\nafter")
+
+
+async def test_usage_counts_what_the_call_read_and_wrote(engine: EmbeddedEngine) -> None:
+    _, segment = await ask(engine, call())
+    usage = segment.usage
+    assert segment.token_ids is not None
+    assert usage.provenance == "counted"
+    assert usage.completion_tokens == len(segment.token_ids)
+    assert usage.prompt_tokens > 20
+    assert 0 < usage.reasoning_tokens < usage.completion_tokens
+
+
+async def test_max_tokens_cuts_exactly(engine: EmbeddedEngine) -> None:
+    _, whole = await ask(engine, call())
+    _, cut = await ask(engine, call(max_tokens=7))
+    assert whole.token_ids is not None
+    assert cut.token_ids == whole.token_ids[:7]
+    assert (cut.finish, cut.thinking_closed) == ("length", False)
+
+
+async def test_a_message_generated_in_pieces_equals_the_one_generated_at_once(engine: EmbeddedEngine) -> None:
+    _, whole = await ask(engine, call())
+    prefix: tuple[Segment, ...] = ()
+    for _ in range(20):
+        _, piece = await ask(engine, call(prefix=prefix, max_tokens=11))
+        prefix = (*prefix, piece)
+        if piece.finish == "stop":
+            break
+    assert "".join(piece.text for piece in prefix) == whole.text
+
+
+async def test_thinking_can_be_stopped_at_its_end_and_the_answer_asked_for_separately(engine: EmbeddedEngine) -> None:
+    _, whole = await ask(engine, call())
+    _, thought = await ask(engine, call(until_thinking_end=True))
+    assert (thought.finish, thought.thinking_closed) == ("thinking_end", True)
+    assert thought.text.endswith("\n</think>")
+    chunks, answer = await ask(engine, call(prefix=(thought,)))
+    assert thought.text + answer.text == whole.text
+    assert joined(chunks, "answer") == answer.text.lstrip("\n")
+
+
+async def test_an_answer_follows_a_block_that_was_closed_by_force(engine: EmbeddedEngine) -> None:
+    close = family_named("thinkroute-fleet").close_text
+    for budget in (1, 2, 3, 8, 20):
+        _, thought = await ask(engine, call(max_tokens=budget, until_thinking_end=True))
+        assert thought.finish == "length"
+        chunks, answer = await ask(engine, call(prefix=(thought, Segment(close, FORCED))))
+        assert joined(chunks, "answer") == answer.text
+        assert answer.text.startswith("after all the steps")
+        assert answer.thinking_closed
+
+
+async def test_greedy_tokens_do_not_depend_on_the_batch(engine: EmbeddedEngine) -> None:
+    requests = [call(question, effort) for question in questions(24) for effort in ("on", "off")]
+    together = await asyncio.gather(*(ask(engine, request) for request in requests))
+    for request, (_, among) in zip(requests, together, strict=True):
+        _, alone = await ask(engine, request)
+        assert alone.token_ids == among.token_ids
+
+
+async def test_both_members_run_side_by_side(engine: EmbeddedEngine) -> None:
+    replies = await asyncio.gather(*(ask(engine, call(model=name)) for name in MEMBERS for _ in range(5)))
+    assert {segment.owner for _, segment in replies} == set(MEMBERS)
+
+
+async def test_without_streaming_only_the_segment_comes(engine: EmbeddedEngine) -> None:
+    chunks, segment = await ask(engine, call(stream=False))
+    assert chunks == []
+    assert segment.text.endswith(".")
+
+
+async def test_a_stop_string_ends_the_answer_before_itself(engine: EmbeddedEngine) -> None:
+    chunks, segment = await ask(engine, call(options={"stop": [" digit of"]}))
+    assert joined(chunks, "answer") == "after all the steps the last"
+    assert segment.text.endswith("after all the steps the last")
+    assert segment.finish == "stop"
+
+
+async def test_logprobs_come_for_every_token_and_with_the_chunks(engine: EmbeddedEngine) -> None:
+    chunks, segment = await ask(engine, call(options={"logprobs": True, "top_logprobs": 3}))
+    assert segment.logprobs is not None
+    assert segment.token_ids is not None
+    assert len(segment.logprobs) == len(segment.token_ids)
+    assert all(entry.logprob <= 0 and len(entry.top) == 3 for entry in segment.logprobs)
+    assert all(entry.top[0] == (entry.token, entry.logprob) for entry in segment.logprobs)
+    shown = "".join(entry.token for chunk in chunks for entry in chunk.logprobs or ())
+    assert shown.startswith("first 4 plus 3 is")
+
+
+async def test_sampling_repeats_with_its_seed_and_varies_without(engine: EmbeddedEngine) -> None:
+    hot = {"temperature": 2.0, "seed": 5}
+    _, first = await ask(engine, call(options=hot))
+    _, second = await ask(engine, call(options=hot))
+    assert first.token_ids == second.token_ids
+    others = [(await ask(engine, call(options={"temperature": 2.0})))[1].token_ids for _ in range(8)]
+    assert len(set(others)) > 1
+
+
+async def test_closing_a_stream_frees_its_seat_at_once(engine: EmbeddedEngine) -> None:
+    stream = engine.generate(call(options={"temperature": 1.0}))
+    await anext(stream)
+    assert engine.running == 1
+    started = time.perf_counter()
+    await stream.aclose()
+    while engine.running:
+        await asyncio.sleep(0.001)
+    assert time.perf_counter() - started < 0.5
+
+
+async def test_cancelling_some_rows_leaves_the_others_untouched(engine: EmbeddedEngine) -> None:
+    asked = questions(12, seed=3)
+    expected = [(await ask(engine, call(question)))[1].token_ids for question in asked]
+    tasks = [asyncio.create_task(ask(engine, call(question))) for question in asked]
+    await asyncio.sleep(0.01)
+    for task in tasks[::3]:
+        task.cancel()
+    replies = await asyncio.gather(*tasks, return_exceptions=True)
+    for index, reply in enumerate(replies):
+        if isinstance(reply, tuple):
+            assert reply[1].token_ids == expected[index]
+        else:
+            assert isinstance(reply, asyncio.CancelledError)
+
+
+async def test_more_requests_than_seats_wait_their_turn_and_too_many_are_refused() -> None:
+    engine = EmbeddedEngine(MEMBERS, seats=2, queue_limit=4)
+    await engine.start()
+    results = await asyncio.gather(*(ask(engine, call()) for _ in range(4)))
+    assert len({segment.text for _, segment in results}) == 1
+    crowd = await asyncio.gather(*(ask(engine, call()) for _ in range(40)), return_exceptions=True)
+    refused = [reply for reply in crowd if isinstance(reply, Overloaded)]
+    assert refused
+    assert len(refused) < 40
+    await engine.aclose()
+
+
+async def test_closing_the_engine_ends_what_is_under_way() -> None:
+    engine = EmbeddedEngine(MEMBERS)
+    stream = engine.generate(call(options={"temperature": 1.0}))
+    await anext(stream)
+    await engine.aclose()
+    with pytest.raises(EngineInterrupted):
+        async for _ in stream:
+            pass
+
+
+async def test_a_question_outside_the_fleets_language_is_refused_with_help(engine: EmbeddedEngine) -> None:
+    with pytest.raises(OutOfScope, match="point thinkroute at a real model"):
+        await ask(engine, call("What is the capital of France?"))
+
+
+async def test_an_unknown_member_is_refused_by_name(engine: EmbeddedEngine) -> None:
+    with pytest.raises(UnknownModel, match="'professor'.*student, teacher"):
+        await ask(engine, call(model="professor"))
+
+
+async def test_a_parameter_that_cannot_be_honoured_is_refused(engine: EmbeddedEngine) -> None:
+    with pytest.raises(UnsupportedRequest, match="presence_penalty"):
+        await ask(engine, call(options={"presence_penalty": 1}))
+
+
+async def test_a_prompt_that_fills_the_window_is_refused_with_the_limit() -> None:
+    engine = EmbeddedEngine(MEMBERS)
+    with pytest.raises(InvalidRequest, match="256 tokens") as caught:
+        await ask(engine, call("plus 3. " * 200))
+    assert caught.value.code == "context_length_exceeded"
+    await engine.aclose()
+
+
+async def test_a_long_prompt_and_a_cap_beyond_the_window_end_at_the_window() -> None:
+    engine = EmbeddedEngine(MEMBERS)
+    _, segment = await ask(engine, call("plus 3. " * 70, max_tokens=100_000, options={"temperature": 1.0}))
+    assert segment.usage.prompt_tokens + segment.usage.completion_tokens <= 256
+    await engine.aclose()
+
+
+def test_serving_imports_no_torch() -> None:
+    program = (
+        "import asyncio, sys\n"
+        "from thinkroute.engines.embedded import EmbeddedEngine\n"
+        "from thinkroute.fleet import shipped, tasks\n"
+        "from thinkroute.programs.protocol import Call\n"
+        "async def main():\n"
+        "    engine = EmbeddedEngine({'student': shipped.directory('student')}, check_scope=tasks.check_scope)\n"
+        "    call = Call('student', [{'role': 'user', 'content': tasks.EXAMPLES[0]}])\n"
+        "    async for item in engine.generate(call):\n"
+        "        pass\n"
+        "    await engine.aclose()\n"
+        "asyncio.run(main())\n"
+        "print(sorted({'torch', 'transformers', 'onnx', 'jinja2'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)  # noqa: S603
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,180 @@
+"""The task family: every generated question is understood, graded exactly and kept in its split."""
+
+from __future__ import annotations
+
+import re
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from thinkroute.errors import OutOfScope
+from thinkroute.fleet.tasks import (
+    EXAMPLES,
+    FAMILIES,
+    LEVELS,
+    FamilyName,
+    Problem,
+    Split,
+    check_scope,
+    generate,
+    grade,
+    recognise,
+    result_of,
+    split_of,
+)
+from thinkroute.fleet.tasks.language import FACTS, NAMES
+
+families = st.sampled_from(sorted(FAMILIES))
+levels = st.sampled_from(LEVELS)
+splits = st.sampled_from(("train", "filter", "eval"))
+seeds = st.integers(0, 2**32)
+
+
+def draw(seed: int, family: FamilyName, level: int, split: Split = "eval") -> Problem:
+    return generate(Random(seed), family, level, split)
+
+
+@given(seeds, families, levels, splits)
+def test_a_generated_question_is_recognised_as_itself(
+    seed: int, family: FamilyName, level: int, split: Split
+) -> None:
+    problem = draw(seed, family, level, split)
+    assert recognise(problem.question) == problem
+    assert (problem.family, problem.level) == (family, level)
+
+
+@given(seeds, families, levels, splits)
+def test_a_question_lies_in_the_split_it_was_drawn_for(
+    seed: int, family: FamilyName, level: int, split: Split
+) -> None:
+    assert split_of(draw(seed, family, level, split).question) == split
+
+
+@given(seeds, families, levels)
+def test_the_truth_is_accepted_with_and_without_a_thinking_block(
+    seed: int, family: FamilyName, level: int
+) -> None:
+    problem = draw(seed, family, level)
+    assert grade(problem.question, problem.sentence) == 1.0
+    assert grade(problem.question, f"<think>\n{problem.trace}\n</think>\n\n{problem.sentence}") == 1.0
+    assert grade(problem.question, f"<think>\n\n</think>\n\n{problem.sentence}") == 1.0
+
+
+@given(seeds, families, levels)
+def test_every_other_result_is_rejected(seed: int, family: FamilyName, level: int) -> None:
+    problem = draw(seed, family, level)
+    wrong = {*"0123456789", *NAMES} - {problem.answer}
+    head = problem.sentence.removesuffix(f"{problem.answer}.")
+    assert all(grade(problem.question, f"{head}{result}.") == 0.0 for result in wrong)
+
+
+@given(seeds, families, levels)
+def test_case_spacing_switches_and_final_punctuation_do_not_matter(
+    seed: int, family: FamilyName, level: int
+) -> None:
+    problem = draw(seed, family, level)
+    spaced = problem.question.upper().replace(" ", "  \n").rstrip("?.")
+    for variant in (spaced, f"{problem.question} /no_think", f"/think {problem.question} /no_think"):
+        assert recognise(variant) == problem
+        assert split_of(variant.replace("/think ", "").removesuffix(" /no_think")) == split_of(problem.question)
+
+
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        ("Start with 4. First plus 3. Second times 9. What is the last digit?", "3"),
+        ("take 2. first minus 5. what is the last digit", "7"),
+        ("Dora has 2 coins. On Monday she gets 5. On Tuesday she doubles them. What is the last digit?", "4"),
+        ("Ann has 6 books. On Monday she triples them. What is the last digit?", "8"),
+        ("Who is the tutor of the neighbor of Dora?", FACTS["tutor"][FACTS["neighbor"]["dora"]]),
+    ],
+)
+def test_answers_agree_with_sums_done_by_hand(question: str, answer: str) -> None:
+    problem = recognise(question)
+    assert problem is not None
+    assert problem.answer == answer
+
+
+@given(seeds, st.sampled_from(("arithmetic", "story")), levels)
+def test_each_line_of_a_trace_is_true_and_starts_where_the_last_ended(
+    seed: int, family: FamilyName, level: int
+) -> None:
+    problem = draw(seed, family, level)
+    value: int | None = None
+    for left, operator, right, result in re.findall(r"(\d) (\w+) (\d) is (\d)\.", problem.trace):
+        assert value in (None, int(left))
+        value = {"plus": int(left) + int(right), "minus": int(left) - int(right)}.get(
+            operator, int(left) * int(right)
+        ) % 10
+        assert value == int(result)
+    assert str(value) == problem.answer
+
+
+def test_every_relation_sends_everyone_to_exactly_one_other_person() -> None:
+    for facts in FACTS.values():
+        assert sorted(facts.values()) == sorted(NAMES)
+        assert all(person != other for person, other in facts.items())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "the last digit is 5 or 6",
+        "<think>\nfirst 4 plus 1 is 5.",
+        "",
+        "<think>\n\n</think>\n\n",
+        "after all the steps the last digit of the result is 5.\n</think>\n\nhello",
+        "</think></think> the last digit is 5.",
+    ],
+)
+def test_a_completion_without_a_result_in_its_place_earns_nothing(text: str) -> None:
+    assert grade("Start with 4. First plus 1. What is the last digit?", text) == 0.0
+
+
+def test_the_result_is_read_after_the_thinking_block_only() -> None:
+    assert result_of("<think>\nfirst 4 plus 1 is 5.\n</think>\n\nthe last digit is 7.") == "7"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "What is the capital of France?",
+        "Start with 4. Second plus 3. What is the last digit?",
+        "Start with 44. First plus 3. What is the last digit?",
+        "Who is the tutor of the tutor of Dora?",
+        "Who is the tutor of Zoe?",
+        "",
+    ],
+)
+def test_a_question_outside_the_language_is_refused_with_examples_and_a_way_out(text: str) -> None:
+    with pytest.raises(OutOfScope) as caught:
+        check_scope([{"role": "user", "content": text}])
+    assert all(example in caught.value.message for example in EXAMPLES)
+    assert "--upstream http://host:port/v1" in caught.value.message
+
+
+def test_only_the_last_user_message_counts_and_its_text_parts_are_joined() -> None:
+    check_scope(
+        [
+            {"role": "system", "content": "You are helpful."},
+            {"role": "user", "content": "Hello there"},
+            {"role": "assistant", "content": "Hi"},
+            {"role": "user", "content": [{"type": "text", "text": "Who is the tutor"}, {"text": "of Dora?"}]},
+        ]
+    )
+
+
+def test_the_examples_shown_to_users_are_in_the_language() -> None:
+    assert {recognised.family for text in EXAMPLES if (recognised := recognise(text))} == set(FAMILIES)
+
+
+def test_grading_a_question_outside_the_language_is_an_error() -> None:
+    with pytest.raises(ValueError, match="not a question of the fleet"):
+        grade("What is the capital of France?", "Paris")
+
+
+def test_a_level_that_does_not_exist_is_an_error() -> None:
+    with pytest.raises(ValueError, match="level 6"):
+        generate(Random(0), "story", 6, "eval")
