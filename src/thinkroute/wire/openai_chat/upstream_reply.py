@@ -111,13 +111,16 @@ class ReplyReader:
     def segment(self, latency_s: float = 0.0, ttft_s: float | None = None) -> Segment:
         """The whole reply."""
         upstream = {"body": self._body, "choice": self._choice, "message": self._message}
+        text = self._text.raw()
+        # A cap of a token or two can end a reply before its parser shows any thinking: the block is open all the same.
+        cut_unseen = self._finish == "length" and not text and self._call.effort.thinks
         return Segment(
-            text=self._text.raw(),
+            text=text,
             owner=self._call.model,
             finish=self._finish or "stop",
             logprobs=self._token_logprobs(),
             usage=self._counted_usage(),
-            thinking_closed=self._text.closed,
+            thinking_closed=self._text.closed and not cut_unseen,
             ttft_s=ttft_s,
             latency_s=latency_s,
             upstream={group: fields for group, fields in upstream.items() if fields},
