@@ -1,6 +1,7 @@
-"""The decision record: exactly one per request, the explain card and our training data at once, so it is versioned.
+"""The decision record: the one thing kept of every request, and our training data. Described in docs/decision-record.md.
 
-Times are seconds, money dollars, None unknown. Adding an optional field keeps the version; anything else raises it.
+Owns: the stored shape, its version, and turning it back into the nouns. Does not own where it is kept, nor what to put
+in it. Fields are only ever added with a default; any other change raises `SCHEMA_VERSION` and adds an upgrade.
 """
 
 from __future__ import annotations
@@ -9,13 +10,28 @@ from typing import Literal
 
 import msgspec
 
+from thinkroute.errors import DataError
+from thinkroute.types import (
+    Arm,
+    ArmScore,
+    ComputePrices,
+    Decision,
+    Effort,
+    Estimate,
+    Ledger,
+    LedgerEntry,
+    Provenance,
+    Usage,
+)
+
 SCHEMA_VERSION = 1
+"""Version of the record that this code writes."""
 
 Status = Literal["ok", "error", "cancelled", "refused"]
 
 
-class ScoreRecord(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One candidate arm as the policy saw it; see `thinkroute.types.ArmScore`."""
+class ScoreRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What the policy believed of one arm: one line of the explain card."""
 
     arm_id: str
     allowed: bool
@@ -23,6 +39,7 @@ class ScoreRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     reasons: tuple[str, ...] = ()
     utility_usd: float | None = None
     quality: float | None = None
+    """Predicted probability of a good answer; None when the router made no prediction."""
     quality_std: float | None = None
     cost_usd: float | None = None
     latency_s: float | None = None
@@ -30,15 +47,15 @@ class ScoreRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     answer_tokens: float | None = None
 
 
-class LegRecord(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One engine call; see `thinkroute.types.LedgerEntry`."""
+class LegRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One call to one owner: a line of the ledger."""
 
     owner: str
-    prompt_tokens: int
-    completion_tokens: int
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
     reasoning_tokens: int = 0
     cached_tokens: int = 0
-    provenance: str = "unknown"
+    provenance: Provenance = "unknown"
     cost_usd: float | None = None
     latency_s: float = 0.0
     ttft_s: float | None = None
@@ -46,43 +63,55 @@ class LegRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     error: str | None = None
 
 
-class FeedbackRecord(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a caller said of an answer."""
+class FeedbackRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A grade that came later. There is one a decision and source; a newer one replaces it."""
 
     score: float
     """Quality in [0, 1]."""
     source: str = "user"
-    """Who judged; one feedback is kept per decision and source."""
+    """Who graded."""
     comment: str | None = None
     created_at: float = 0.0
+    """Seconds since the epoch, UTC."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.score <= 1.0:
+            raise ValueError(f"feedback score {self.score!r} is outside [0, 1]")
 
 
-class DecisionRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """What was asked, decided, run and spent for one request."""
+class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything kept of one request."""
 
-    schema_version: int = SCHEMA_VERSION
     decision_id: str
     created_at: float
     """Seconds since the epoch, UTC."""
     status: Status
-    http_status: int
-    error_code: str | None = None
+    """`refused` never reached an engine; `cancelled` means that the caller left."""
+    schema_version: int = SCHEMA_VERSION
     key_id: str | None = None
-    """First digits of the hash of the caller's key; None when no keys are configured."""
-    streamed: bool = False
+    """Name of the key that asked, never the key."""
+
     asked_model: str | None = None
-    """None when the request could not be read."""
     asked_effort: str | None = None
     max_tokens: int | None = None
-    """The caller's own cap."""
-    enforced_max_tokens: int | None = None
-    """The cap after budgets."""
+    streamed: bool = False
+
+    query_hash: str | None = None
+    """Identifies the question without its text. A short or guessable question can be recovered from it."""
+    query_text: str | None = None
+    """Only when content logging is on."""
+    answer_text: str | None = None
+    """Only when content logging is on."""
+    prompt_tokens_estimate: int = 0
+    needs: tuple[str, ...] = ()
+
     arm_id: str | None = None
-    """None when no arm was chosen."""
+    """The chosen arm; None when the request failed before the choice, and then so are the fields below."""
     program: str | None = None
     models: tuple[str, ...] = ()
     effort: str | None = None
     propensity: float | None = None
+    """Probability with which the logged policy chose the arm."""
     reason_codes: tuple[str, ...] = ()
     router: str | None = None
     policy_version: str | None = None
@@ -90,20 +119,102 @@ class DecisionRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=Tr
     mu_spend: float | None = None
     mu_latency_usd_per_s: float | None = None
     scores: tuple[ScoreRecord, ...] = ()
-    query_hash: str | None = None
-    """Hash of the last user message: tells repeated questions without keeping them."""
-    query_text: str | None = None
-    """The last user message, only while contents are logged."""
-    answer_text: str | None = None
-    """The visible answer, only while contents are logged."""
-    prompt_tokens_estimate: int = 0
-    needs: tuple[str, ...] = ()
-    ignored_fields: tuple[str, ...] = ()
+    enforced_max_tokens: int | None = None
+
     legs: tuple[LegRecord, ...] = ()
     cost_usd: float | None = None
-    """Sum over the legs; None when any is unknown, 0.0 when no engine was called."""
+    """Dollars over all legs; None when any is unknown."""
     ttft_s: float | None = None
     latency_s: float = 0.0
     finish_reason: str | None = None
+    error_code: str | None = None
+    http_status: int = 200
+    ignored_fields: tuple[str, ...] = ()
+    """Fields of the request that the engine was known to ignore."""
     feedback: tuple[FeedbackRecord, ...] = ()
-    """Filled in on reading; never written with the record."""
+    """Joined when the record is read; empty in what is written."""
+
+    @property
+    def ledger(self) -> Ledger:
+        """The legs as the ledger they came from."""
+        return Ledger(tuple(_entry(leg) for leg in self.legs))
+
+    @property
+    def decision(self) -> Decision | None:
+        """The decision as it was made; None when there was none."""
+        if self.arm_id is None or self.program is None:
+            return None
+        return Decision(
+            arm=Arm(self.program, self.models, Effort.parse(self.effort or "default")),
+            scores=tuple(_score(score) for score in self.scores),
+            propensity=1.0 if self.propensity is None else self.propensity,
+            reason_codes=self.reason_codes,
+            prices=ComputePrices(
+                self.value_usd or 0.0, self.mu_spend or 0.0, self.mu_latency_usd_per_s or 0.0
+            ),
+            policy_version=self.policy_version or "",
+            router=self.router or "",
+        )
+
+    @property
+    def quality(self) -> float | None:
+        """Mean feedback over sources; None without any."""
+        if not self.feedback:
+            return None
+        return sum(feedback.score for feedback in self.feedback) / len(self.feedback)
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(DecisionRecord)
+
+
+def encode(record: DecisionRecord) -> bytes:
+    """The record as JSON, without its feedback."""
+    return _encoder.encode(msgspec.structs.replace(record, feedback=()) if record.feedback else record)
+
+
+def decode(data: bytes | str, feedback: tuple[FeedbackRecord, ...] = ()) -> DecisionRecord:
+    """Read a record of this or an earlier version, joined with its feedback.
+
+    Raises:
+        DataError: it is not a record, or one of a newer version.
+    """
+    try:
+        record = _decoder.decode(data)
+    except (msgspec.DecodeError, ValueError) as error:
+        raise DataError(f"not a decision record: {error}") from None
+    if record.schema_version > SCHEMA_VERSION:
+        raise DataError(
+            f"decision {record.decision_id!r} has record version {record.schema_version}, this thinkroute reads up"
+            f" to {SCHEMA_VERSION}; upgrade thinkroute"
+        )
+    return msgspec.structs.replace(record, feedback=feedback) if feedback else record
+
+
+def _entry(leg: LegRecord) -> LedgerEntry:
+    return LedgerEntry(
+        owner=leg.owner,
+        usage=Usage(
+            leg.prompt_tokens, leg.completion_tokens, leg.reasoning_tokens, leg.cached_tokens, leg.provenance
+        ),
+        cost_usd=leg.cost_usd,
+        latency_s=leg.latency_s,
+        ttft_s=leg.ttft_s,
+        finish_reason=leg.finish_reason,
+        error=leg.error,
+    )
+
+
+def _score(score: ScoreRecord) -> ArmScore:
+    return ArmScore(
+        arm_id=score.arm_id,
+        allowed=score.allowed,
+        reasons=score.reasons,
+        utility_usd=score.utility_usd,
+        quality=None if score.quality is None else Estimate(score.quality, score.quality_std or 0.0),
+        cost_usd=score.cost_usd,
+        latency_s=score.latency_s,
+        reasoning_tokens=score.reasoning_tokens,
+        answer_tokens=score.answer_tokens,
+        propensity=score.propensity,
+    )
