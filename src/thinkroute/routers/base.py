@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Final, Protocol
 
 import numpy as np
@@ -188,6 +188,8 @@ class TableRouter(ABC):
         self.statistics = statistics
         self._prior = statistics.prior()
         self._column_of = {arm: column for column, arm in enumerate(statistics.arms)}
+        mean_M, std_M = self._prior
+        self._prior_prediction = replace(self._as_prediction(mean_M.tolist(), std_M.tolist()), basis="prior")
         self._prompt_row = (
             statistics.measures.index("prompt_tokens") if "prompt_tokens" in statistics.measures else None
         )
@@ -225,14 +227,13 @@ class TableRouter(ABC):
             mean_MA[self._prompt_row], std_MA[self._prompt_row] = self._prompt_moments(query)
         _into_range(mean_MA)
         mean_AM, std_AM = mean_MA.T.tolist(), std_MA.T.tolist()
-        prior_mean, prior_std = self._prior
         predictions: dict[str, Prediction] = {}
         for arm in arms:
             column = self._column_of.get(arm)
             if column is None:
-                predictions[arm] = self._as_prediction(prior_mean.tolist(), prior_std.tolist(), fitted=False)
+                predictions[arm] = self._prior_prediction
             else:
-                predictions[arm] = self._as_prediction(mean_AM[column], std_AM[column], fitted=True)
+                predictions[arm] = self._as_prediction(mean_AM[column], std_AM[column])
         return predictions
 
     def predict_batch(self, queries: Sequence[Query], arms: Sequence[str]) -> Predictions:
@@ -259,13 +260,13 @@ class TableRouter(ABC):
         size = len(query.text.encode("utf-8", "replace")) + len(query.context.encode("utf-8", "replace"))
         return intercept_A + slope_A * size, std_A
 
-    def _as_prediction(self, means: Sequence[float], stds: Sequence[float], *, fitted: bool) -> Prediction:
+    def _as_prediction(self, means: Sequence[float], stds: Sequence[float]) -> Prediction:
         estimates = {
             measure: Estimate(mean, std)
             for measure, mean, std in zip(self.statistics.measures, means, stds, strict=True)
             if mean == mean  # noqa: PLR0124  # the quickest test for NaN on the request path
         }
-        return Prediction(**estimates, basis="fitted" if fitted else "prior")
+        return Prediction(**estimates, basis="fitted")
 
 
 def _into_range(mean_MA: FloatArray) -> None:

@@ -13,6 +13,7 @@ from typing import Final
 
 from thinkroute.errors import ConfigError, DataError
 from thinkroute.evaluation.datasets.source import DataSet
+from thinkroute.evaluation.outcomes import read_outcomes
 from thinkroute.routers.table import OutcomeTable
 
 DATA_VARIABLE: Final = "THINKROUTE_DATA"
@@ -64,3 +65,19 @@ def convert(name: str, folder: Path) -> OutcomeTable:
             f"{folder}: no such folder for data set {name}; get it with `thinkroute data fetch {name}`"
         )
     return found.convert(folder)
+
+
+def load_table(reference: str, directory: Path | None = None) -> OutcomeTable:
+    """The outcome table of a Parquet file, or of a data set named in `DATASETS` and lying under `data_root`.
+
+    Raises:
+        DataError: there is no such file, the data set's folder is missing, or its content is wrong.
+    """
+    if reference not in DATASETS:
+        return read_outcomes(reference)
+    root = data_root(directory)
+    if root is None:
+        raise DataError(
+            f"data set {reference}: where does it lie? Give --data, set {DATA_VARIABLE}, or name a Parquet file"
+        )
+    return convert(reference, root / reference)

@@ -1,0 +1,131 @@
+"""`thinkroute fit`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from thinkroute.cli.data import DataOption, JsonOption
+
+if TYPE_CHECKING:
+    from thinkroute.evaluation.leaderboard import Protocol
+    from thinkroute.routers.table import OutcomeTable
+    from thinkroute.signals.base import Scalar
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("fit")(fit)
+
+
+def fit(
+    tables: Annotated[list[str], typer.Argument(help="Outcome tables: Parquet files or names of data sets.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the fitted router.")],
+    router: Annotated[str, typer.Option(help="Which router: constant, knn, ridge, …")] = "knn",
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Setting of the router, e.g. neighbours=20 (repeatable)."),
+    ] = None,
+    encoder: Annotated[str, typer.Option(help="Which encoder reads the text.")] = "hashed_ngrams",
+    encoder_setting: Annotated[
+        list[str] | None, typer.Option("--encoder-set", help="Setting of the encoder (repeatable).")
+    ] = None,
+    check: Annotated[
+        bool, typer.Option(help="First judge the router on held-out queries, and write that on its card.")
+    ] = True,
+    data: DataOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Fit a router on outcome tables and save it.
+
+    The folder written is what `thinkroute serve` takes as its router.
+    """
+    import msgspec
+    from rich.status import Status
+
+    from thinkroute.cli.console import err, out
+    from thinkroute.evaluation.datasets import load_table
+    from thinkroute.evaluation.leaderboard import Protocol
+    from thinkroute.evaluation.outcomes import concat
+    from thinkroute.routers import fit_router, router_kind, save_router
+    from thinkroute.signals import fit_encoder
+
+    settings, encoder_settings = read_settings(setting or []), read_settings(encoder_setting or [])
+    reads_text = router_kind(router).reads_text
+    with Status("reading outcomes", console=err()) as status:
+        parts = [load_table(reference, data) for reference in tables]
+        table = parts[0] if len(parts) == 1 else concat(parts, [Path(reference).stem for reference in tables])
+        metrics: dict[str, float] = {}
+        if check:
+            status.update(f"judging {router} on held-out queries")
+            protocol = Protocol((router,), seeds=(0,), resamples=200, parameters=settings)
+            metrics = _held_out(table, protocol, encoder, encoder_settings)
+        status.update(f"fitting {router} on {len(table)} queries")
+        reader = fit_encoder(encoder, table.texts, encoder_settings) if reads_text else None
+        fitted = fit_router(router, table, parameters=settings, encoder=reader)
+        card = save_router(fitted, output, metrics=metrics, notes=table.notes)
+    if json:
+        typer.echo(msgspec.json.encode(card).decode())
+        return
+    out().print(f"{output}: {card.version}, {card.rows} queries, {len(card.arms)} arms", highlight=False)
+    for name, value in metrics.items():
+        out().print(f"  {name}: {value:.4f}", highlight=False)
+
+
+def read_settings(texts: Sequence[str]) -> dict[str, Scalar]:
+    """`name=value` texts as settings: whole numbers, numbers, true/false, else text.
+
+    Raises:
+        ConfigError: a text without `=`.
+    """
+    from thinkroute.errors import ConfigError
+
+    settings: dict[str, Scalar] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise ConfigError(f"setting {text!r} must have the form name=value")
+        settings[name] = _scalar(value)
+    return settings
+
+
+def _scalar(text: str) -> Scalar:
+    if text in ("true", "false"):
+        return text == "true"
+    for read in (int, float):
+        try:
+            return read(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _held_out(
+    table: OutcomeTable, protocol: Protocol, encoder: str, encoder_settings: Mapping[str, Scalar]
+) -> dict[str, float]:
+    """Quality on 30 % of the queries, after fitting on the others; empty when the table is too small to tell."""
+    from dataclasses import replace
+
+    from thinkroute.errors import DataError
+    from thinkroute.evaluation.leaderboard import evaluate
+
+    protocol = replace(protocol, encoder=encoder, encoder_parameters=encoder_settings)
+    try:
+        board = evaluate(table, protocol, name="held out")
+    except DataError:
+        return {}
+    score = board.routers[0]
+    metrics = {
+        "held_out_quality": score.quality,
+        "held_out_quality_best_single": board.baselines.best_single.quality,
+        "held_out_quality_oracle": board.baselines.oracle.quality,
+    }
+    if score.aiq is not None and board.baselines.zero_router_aiq is not None:
+        metrics |= {
+            "held_out_aiq": score.aiq.mean,
+            "held_out_aiq_random_mixing": board.baselines.zero_router_aiq,
+        }
+    return metrics

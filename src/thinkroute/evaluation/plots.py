@@ -1,0 +1,93 @@
+"""Frontier plots. Owns contact with matplotlib, which is imported at the first call and never opens a window."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from thinkroute.errors import ConfigError
+from thinkroute.evaluation.metrics import Hull, hull
+from thinkroute.evaluation.scores import ArmScoreRow, Leaderboard, Point
+
+_COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F3C8D", "#3D3D3D")
+_GREY: Final = "#8A8A8A"
+_WIDTH, _HEIGHT = 6.4, 4.8
+_FORMATS: Final = (".svg", ".png", ".pdf")
+
+
+def plot_frontiers(boards: Sequence[Leaderboard], path: Path) -> None:
+    """Draw one panel per leaderboard that has costs: mean quality over mean cost, cost on a logarithmic axis.
+
+    Raises:
+        ConfigError: no leaderboard has costs, or the file's ending is no picture format.
+    """
+    if path.suffix not in _FORMATS:
+        raise ConfigError(f"cannot plot to {path.name}: use one of {', '.join(_FORMATS)}")
+    drawn = [board for board in boards if board.cost_unit is not None]
+    if not drawn:
+        raise ConfigError("nothing to plot: no table has costs")
+    figure_module = import_module("matplotlib.figure")
+    # Text stays text and ids are fixed, so that equal results give equal files.
+    settings = {"svg.fonttype": "none", "svg.hashsalt": "thinkroute"}
+    with import_module("matplotlib").rc_context(settings):
+        figure = figure_module.Figure(figsize=(_WIDTH * len(drawn), _HEIGHT), layout="constrained")
+        panels: Sequence[Any] = figure.subplots(1, len(drawn), squeeze=False)[0]
+        for axes, board in zip(panels, drawn, strict=True):
+            _panel(axes, board)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        metadata = {"Date": None} if path.suffix == ".svg" else None
+        figure.savefig(path, dpi=150, metadata=metadata)
+
+
+def _panel(axes: Any, board: Leaderboard) -> None:
+    singles = _hull(board.arms)
+    _line(axes, singles, board, color=_GREY, linestyle="--", label="random mixing of single arms")
+    used = [
+        router for router in board.routers if router.router not in ("best_single", "random_mix", "constant")
+    ]
+    for router, colour in zip(used, _COLOURS, strict=False):
+        _line(axes, _hull(router.frontier), board, color=colour, label=router.router)
+    axes.scatter([a.cost for a in board.arms], [a.quality for a in board.arms], s=16, color=_GREY, zorder=3)
+    _label_arms(axes, board, singles)
+    marks = {"oracle": (board.baselines.oracle, "*"), "task lookup": (board.baselines.task_lookup, "D")}
+    for name, (point, marker) in marks.items():
+        if point is not None:
+            size = 110 if marker == "*" else 40
+            axes.scatter(
+                [point.cost], [point.quality], s=size, marker=marker, color="black", label=name, zorder=4
+            )
+    axes.set_xscale("log")
+    unit = "dollars" if board.cost_unit == "usd" else "generated tokens"
+    basis = " (proxy)" if board.notes.get("cost_basis") == "proxy" else ""
+    axes.set_xlabel(f"mean cost per query, {unit}{basis}")
+    axes.set_ylabel("mean quality")
+    axes.set_title(f"{board.table}, split {board.split}", fontsize=11)
+    axes.grid(visible=True, color="#E6E6E6", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.legend(fontsize=8, loc="lower right", framealpha=0.9)
+
+
+def _label_arms(axes: Any, board: Leaderboard, singles: Hull) -> None:
+    """Names of the arms on the hull; the others would cover one another."""
+    for arm in board.arms:
+        if arm.cost is not None and np.any((singles.cost_H == arm.cost) & (singles.quality_H == arm.quality)):
+            name = arm.arm.rsplit("/", 1)[-1]
+            axes.annotate(
+                name, (arm.cost, arm.quality), xytext=(4, -9), textcoords="offset points", fontsize=7
+            )
+
+
+def _hull(points: Sequence[Point] | Sequence[ArmScoreRow]) -> Hull:
+    known = [(point.cost, point.quality) for point in points if point.cost is not None]
+    return hull(np.array([cost for cost, _ in known]), np.array([quality for _, quality in known]))
+
+
+def _line(axes: Any, points: Hull, board: Leaderboard, **style: str) -> None:
+    """A hull between its ends, bent as straight mixing lines look on a logarithmic axis."""
+    low, high = float(points.cost_H[0]), max(float(points.cost_H[-1]), board.cost_high)
+    cost = np.unique(np.concatenate([np.geomspace(low, high, 200), points.cost_H]))
+    axes.plot(cost, np.interp(cost, points.cost_H, points.quality_H), linewidth=1.6, **style)
