@@ -14,19 +14,21 @@ from contextlib import contextmanager
 
 from openai import OpenAI
 
+HARD = (
+    "Dora has 2 coins. On Monday she gets 5. On Tuesday she doubles them. On Wednesday she loses 3. "
+    "On Thursday she gets 8. On Friday she doubles them. What is the last digit?"
+)
 QUESTIONS = (
     ("an easy one, the router decides", "auto", "Who is the tutor of Dora?"),
     (
         "a hard one, the router decides",
         "auto",
-        "Dora has 2 coins. On Monday she gets 5. On Tuesday she doubles them. On Wednesday she loses 3. "
-        "On Thursday she gets 8. On Friday she doubles them. What is the last digit?",
+        HARD,
     ),
     (
         "the same hard one, thinking cut after 16 tokens",
         "teacher@budget=16",
-        "Dora has 2 coins. On Monday she gets 5. On Tuesday she doubles them. On Wednesday she loses 3. "
-        "On Thursday she gets 8. On Friday she doubles them. What is the last digit?",
+        HARD,
     ),
 )
 

@@ -11,32 +11,49 @@ if TYPE_CHECKING:
 
 
 def card_table(card: dict[str, Any]) -> Table:
-    """A table of the card that `thinkroute.gateway.recording.card` made."""
+    """A table of the card that `thinkroute.gateway.recording.card` made; it fits 80 columns."""
+    from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=_title(card), caption=_caption(card), title_justify="left", caption_justify="left")
-    table.add_column("")
-    table.add_column("arm")
-    for name in ("quality", "think", "answer", "cost", "utility", "propensity"):
-        table.add_column(name, justify="right")
-    table.add_column("why not")
-    for arm in card["alternatives"]:
-        quality = arm["predicted_quality"]
-        cells = [
-            "➜" if arm["chosen"] else "",
-            arm["arm"],
-            "" if quality is None else f"{quality:.2f} ±{arm['predicted_quality_std'] or 0:.2f}",
-            _count(arm["predicted_reasoning_tokens"]),
-            _count(arm["predicted_answer_tokens"]),
-            dollars(arm["predicted_cost_usd"]),
-            "" if arm["utility_usd"] is None else f"{arm['utility_usd']:.3g}",
-            f"{arm['propensity']:.2f}",
-            ", ".join(arm["reasons"]),
-        ]
+    arms: list[dict[str, Any]] = card["alternatives"]
+    explored = any(0 < arm["propensity"] < 1 for arm in arms)
+    notes = any(arm["reasons"] for arm in arms)
+    table = Table(
+        title=_title(card),
+        caption=_caption(card),
+        title_justify="left",
+        caption_justify="left",
+        title_style="bold",
+        caption_style="",
+        box=box.SIMPLE,
+        pad_edge=False,
+    )
+    table.add_column("", no_wrap=True)
+    table.add_column("arm", no_wrap=True, overflow="fold")
+    for name in ("P(good)", "think", "answer", "cost", "utility", *(["chance"] if explored else [])):
+        table.add_column(name, justify="right", no_wrap=True)
+    if notes:
+        table.add_column("ruled out because")
+    for arm in arms:
+        cells = ["→" if arm["chosen"] else "", arm["arm"], *_numbers(arm)]
+        cells += [f"{arm['propensity']:.2f}"] if explored else []
+        cells += [", ".join(arm["reasons"])] if notes else []
         style = "bold" if arm["chosen"] else "" if arm["allowed"] else "dim"
-        table.add_row(*(Text(str(cell)) for cell in cells), style=style)
+        table.add_row(*(Text(cell) for cell in cells), style=style)
     return table
+
+
+def _numbers(arm: dict[str, Any]) -> list[str]:
+    """Predicted quality ± its uncertainty, thinking and answer tokens, cost and utility."""
+    quality = arm["predicted_quality"]
+    return [
+        "" if quality is None else f"{quality:.2f} ±{arm['predicted_quality_std'] or 0:.2f}",
+        _count(arm["predicted_reasoning_tokens"]),
+        _count(arm["predicted_answer_tokens"]),
+        dollars(arm["predicted_cost_usd"]),
+        "" if arm["utility_usd"] is None else f"{arm['utility_usd']:.2g}",
+    ]
 
 
 def _title(card: dict[str, Any]) -> str:

@@ -24,7 +24,7 @@ def print_error(error: ThinkrouteError) -> None:
 
 
 def dollars(cost_usd: float | None) -> str:
-    """Dollars with three significant digits; unknown is said, never shown as zero."""
+    """Dollars with two significant digits; unknown is said, never shown as zero."""
     if cost_usd is None:
         return "unknown"
-    return "$0" if cost_usd == 0 else f"${cost_usd:.3g}"
+    return "$0" if cost_usd == 0 else f"${cost_usd:.2g}"

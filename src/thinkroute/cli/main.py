@@ -18,7 +18,7 @@ app = typer.Typer(
 
     Try it without any key or GPU:
 
-      thinkroute ask "start here: type a question of the embedded fleet"
+      thinkroute ask "Who is the tutor of the neighbor of Dora?"
 
       thinkroute serve                                  the gateway on the embedded fleet
 
