@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -77,7 +77,7 @@ GatewayFactory = Callable[..., AbstractAsyncContextManager[Gateway]]
 @asynccontextmanager
 async def serving(
     settings: Mapping[str, Any], engines: Mapping[str, Engine] | None = None
-) -> AsyncIterator[Gateway]:
+) -> AsyncGenerator[Gateway]:
     """Serve a configuration; models use the real HTTP engine unless engines are given."""
     config = Config.model_validate({"server": {"port": 0}, **settings})
     resolved = resolve(config)

@@ -215,13 +215,14 @@ async def test_models_lists_virtual_names_models_and_arms(gateway: GatewayFactor
 
 async def test_the_callers_effort_wins_over_the_router(gateway: GatewayFactory) -> None:
     async with FakeUpstream(REPLY) as upstream, gateway(settings(upstream)) as g:
-        for fields, effort in (
+        wishes: list[tuple[dict[str, Any], str]] = [
             ({"reasoning_effort": "none"}, "off"),
             ({"reasoning": {"enabled": True}}, "on"),
             ({"chat_template_kwargs": {"enable_thinking": False, "other": 1}}, "off"),
             ({"reasoning": {"max_tokens": 1024}}, "budget=1024"),
             ({"thinking_token_budget": 2000}, "budget=1024"),
-        ):
+        ]
+        for fields, effort in wishes:
             response = await g.chat(**fields)
             assert response.headers["x-thinkroute-effort"] == effort, fields
         assert "other" not in upstream.requests[0].body.get("chat_template_kwargs", {})
