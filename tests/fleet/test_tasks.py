@@ -78,7 +78,9 @@ def test_case_spacing_switches_and_final_punctuation_do_not_matter(
     spaced = problem.question.upper().replace(" ", "  \n").rstrip("?.")
     for variant in (spaced, f"{problem.question} /no_think", f"/think {problem.question} /no_think"):
         assert recognise(variant) == problem
-        assert split_of(variant.replace("/think ", "").removesuffix(" /no_think")) == split_of(problem.question)
+        assert split_of(variant.replace("/think ", "").removesuffix(" /no_think")) == split_of(
+            problem.question
+        )
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,9 @@ def test_every_word_and_digit_of_the_language_is_one_token() -> None:
             problem = generate(rng, family, level, "train")
             prompt = render(last_turn([{"role": "user", "content": f"{problem.question} /no_think"}]))
             text = f"{prompt}<think>\n{problem.trace}\n</think>\n\n{problem.sentence}<|im_end|>"
-            pieces = [TOKENIZER.decode([index], skip_special_tokens=False) for index in TOKENIZER.encode(text).ids]
+            pieces = [
+                TOKENIZER.decode([index], skip_special_tokens=False) for index in TOKENIZER.encode(text).ids
+            ]
             assert "".join(pieces) == text
             assert {piece for piece in pieces if len(piece) == 1} <= set(".,:\n")
 

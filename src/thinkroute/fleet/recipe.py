@@ -57,7 +57,7 @@ RECIPES = {
     for recipe in (
         Recipe(
             "student", 64, 3, 4, 2, 16, 192,
-            steps=10_000, learning_rate=4e-3, seed=11, mixture=Mixture(broken_times=True),
+            steps=16_000, learning_rate=3e-3, seed=11, tokens_per_step=1024, mixture=Mixture(broken_times=True),
         ),
         Recipe(
             "teacher", 96, 3, 4, 2, 24, 288,

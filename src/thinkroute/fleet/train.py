@@ -19,12 +19,11 @@ from torch.nn import functional
 from thinkroute.fleet.curriculum import Curriculum, Example
 from thinkroute.fleet.model import Qwen3
 from thinkroute.fleet.recipe import Recipe
-from thinkroute.fleet.tokenizer import build_tokenizer
+from thinkroute.fleet.tokenizer import PAD, build_tokenizer, token_id
 
 logger = logging.getLogger(__name__)
 
 _POOL_EXAMPLES = 1024
-_CHECKPOINT_EVERY = 1000
 _CLIP_NORM = 1.0
 
 Progress = Callable[[int, float], None]
@@ -64,14 +63,15 @@ def loss_of(model: Qwen3, batch: list[Example], pad_id: int) -> Tensor:
 
 
 class Trainer:
-    """One run of one recipe; `checkpoint` is read when it exists and written every thousand steps."""
+    """One run of one recipe; `checkpoint` is read when it exists and written every `checkpoint_every` steps."""
 
-    def __init__(self, recipe: Recipe, checkpoint: Path) -> None:
+    def __init__(self, recipe: Recipe, checkpoint: Path, *, checkpoint_every: int = 1000) -> None:
         self._recipe = recipe
         self._checkpoint = checkpoint
+        self._checkpoint_every = checkpoint_every
         self._rng = Random(recipe.seed)  # noqa: S311 - reproducible data, not a secret
         tokenizer = build_tokenizer()
-        self._pad_id: int = tokenizer.get_vocab_size() - 1
+        self._pad_id: int = token_id(tokenizer, PAD)
         self._curriculum = Curriculum(tokenizer, self._rng)
         self.model = Qwen3(recipe.architecture(), seed=recipe.seed)
         matrices = [parameter for parameter in self.model.parameters() if parameter.ndim > 1]
@@ -107,7 +107,7 @@ class Trainer:
             self._step += 1
             if self._step % 20 == 0:
                 progress(self._step, recent)
-            if self._step % _CHECKPOINT_EVERY == 0:
+            if self._step % self._checkpoint_every == 0:
                 self._save()
         return self.model
 

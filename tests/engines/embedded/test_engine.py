@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncGenerator, Sequence
+from itertools import cycle, islice
 from random import Random
 from typing import Any
 
@@ -23,7 +24,7 @@ from thinkroute.errors import (
     UnsupportedRequest,
 )
 from thinkroute.fleet import shipped
-from thinkroute.fleet.tasks import FAMILIES, LEVELS, check_scope, generate
+from thinkroute.fleet.tasks import FAMILIES, LEVELS, FamilyName, check_scope, generate
 from thinkroute.programs.protocol import Call, Chunk, Segment
 from thinkroute.types import FORCED, Effort
 
@@ -57,11 +58,13 @@ def joined(chunks: Sequence[Chunk], channel: str) -> str:
 
 def questions(count: int, seed: int = 0) -> list[str]:
     rng = Random(seed)
-    kinds = [(family, level) for family in FAMILIES for level in LEVELS]
-    return [generate(rng, *kinds[index % len(kinds)], "eval").question for index in range(count)]
+    kinds: list[tuple[FamilyName, int]] = [(family, level) for family in FAMILIES for level in LEVELS]
+    return [generate(rng, family, level, "eval").question for family, level in islice(cycle(kinds), count)]
 
 
-async def test_thinking_streams_reasoning_then_answer_and_the_segment_holds_both(engine: EmbeddedEngine) -> None:
+async def test_thinking_streams_reasoning_then_answer_and_the_segment_holds_both(
+    engine: EmbeddedEngine,
+) -> None:
     chunks, segment = await ask(engine, call())
     reasoning, answer = joined(chunks, "reasoning"), joined(chunks, "answer")
     assert reasoning.startswith("first 4 plus 3 is")
@@ -115,7 +118,9 @@ async def test_a_message_generated_in_pieces_equals_the_one_generated_at_once(en
     assert "".join(piece.text for piece in prefix) == whole.text
 
 
-async def test_thinking_can_be_stopped_at_its_end_and_the_answer_asked_for_separately(engine: EmbeddedEngine) -> None:
+async def test_thinking_can_be_stopped_at_its_end_and_the_answer_asked_for_separately(
+    engine: EmbeddedEngine,
+) -> None:
     _, whole = await ask(engine, call())
     _, thought = await ask(engine, call(until_thinking_end=True))
     assert (thought.finish, thought.thinking_closed) == ("thinking_end", True)
@@ -188,7 +193,7 @@ async def test_closing_a_stream_frees_its_seat_at_once(engine: EmbeddedEngine) -
     assert engine.running == 1
     started = time.perf_counter()
     await stream.aclose()
-    while engine.running:
+    while engine.running:  # noqa: ASYNC110 - the worker is a thread, there is no event to await
         await asyncio.sleep(0.001)
     assert time.perf_counter() - started < 0.5
 
@@ -236,7 +241,7 @@ async def test_a_question_outside_the_fleets_language_is_refused_with_help(engin
 
 
 async def test_an_unknown_member_is_refused_by_name(engine: EmbeddedEngine) -> None:
-    with pytest.raises(UnknownModel, match="'professor'.*student, teacher"):
+    with pytest.raises(UnknownModel, match=r"'professor'.*student, teacher"):
         await ask(engine, call(model="professor"))
 
 
@@ -275,5 +280,5 @@ def test_serving_imports_no_torch() -> None:
         "asyncio.run(main())\n"
         "print(sorted({'torch', 'transformers', 'onnx', 'jinja2'} & set(sys.modules)))\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)  # noqa: S603
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

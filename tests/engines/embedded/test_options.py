@@ -19,7 +19,7 @@ def call(effort: str, **options: Any) -> Call:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("n", 2), ("tools", [{"type": "function"}]), ("functions", [{}]), ("presence_penalty", 0.5),
+        ("n", 2), ("tools", [{"type": "function"}]), ("functions", [{"name": "f"}]), ("presence_penalty", 0.5),
         ("frequency_penalty", -1), ("logit_bias", {"5": 1}), ("response_format", {"type": "json_object"}),
         ("tool_choice", "required"), ("repetition_penalty", 1.1), ("min_p", 0.1), ("modalities", ["audio"]),
     ],
@@ -35,8 +35,20 @@ def test_what_cannot_be_honoured_is_refused_by_name(name: str, value: object) ->
 @pytest.mark.parametrize(
     "options",
     [
-        {"n": 1, "presence_penalty": 0.0, "frequency_penalty": 0, "logit_bias": {}, "tools": [], "tool_choice": "none"},
-        {"response_format": {"type": "text"}, "user": "me", "metadata": {"a": "b"}, "parallel_tool_calls": True},
+        {
+            "n": 1,
+            "presence_penalty": 0.0,
+            "frequency_penalty": 0,
+            "logit_bias": {},
+            "tools": [],
+            "tool_choice": "none",
+        },
+        {
+            "response_format": {"type": "text"},
+            "user": "me",
+            "metadata": {"a": "b"},
+            "parallel_tool_calls": True,
+        },
         {"temperature": None, "top_p": None, "stop": None, "seed": None, "logprobs": None, "tools": None},
     ],
 )

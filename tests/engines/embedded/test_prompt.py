@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -12,19 +12,22 @@ from hypothesis import strategies as st
 from thinkroute.engines.embedded.prompt import EMPTY_THINKING, last_turn, normalise, render
 from thinkroute.fleet.shipped import directory
 
-words = st.sampled_from(["Take", "4.", " . ", "/think", "/no_think", "/THINK", "what?", "?", "\n", "  ", "é", "Dora ?"])
+words = st.sampled_from(
+    ["Take", "4.", " . ", "/think", "/no_think", "/THINK", "what?", "?", "\n", "  ", "é", "Dora ?"]
+)
 texts = st.lists(words, max_size=8).map(" ".join)
 contents = st.one_of(texts, st.lists(texts.map(lambda text: {"type": "text", "text": text}), max_size=3))
 messages = st.lists(
-    st.fixed_dictionaries({"role": st.sampled_from(["user", "system", "assistant"]), "content": contents}), max_size=4
+    st.fixed_dictionaries({"role": st.sampled_from(["user", "system", "assistant"]), "content": contents}),
+    max_size=4,
 )
 
 
 @cache
 def tokenizer() -> Any:
-    from transformers import AutoTokenizer
+    import transformers
 
-    return AutoTokenizer.from_pretrained(directory("teacher"))
+    return cast("Any", transformers).AutoTokenizer.from_pretrained(directory("teacher"))
 
 
 @given(messages, st.booleans())
@@ -46,7 +49,10 @@ def test_a_finished_assistant_turn_is_rendered_with_its_reasoning() -> None:
 
 
 def test_a_started_assistant_turn_can_be_continued() -> None:
-    conversation = [{"role": "user", "content": "Take 4."}, {"role": "assistant", "content": "<think>\nfirst"}]
+    conversation = [
+        {"role": "user", "content": "Take 4."},
+        {"role": "assistant", "content": "<think>\nfirst"},
+    ]
     text = tokenizer().apply_chat_template(conversation, tokenize=False, continue_final_message=True)
     assert text.endswith("<|im_start|>assistant\n<think>\nfirst")
 

@@ -34,12 +34,17 @@ def test_top_k_keeps_the_k_most_likely() -> None:
 
 
 def test_top_p_keeps_the_smallest_set_that_holds_p() -> None:
-    assert sample(Sampling(temperature=1.0, top_p=0.79, seed=4)) == pytest.approx([0.625, 0.375, 0, 0], abs=0.03)
+    assert sample(Sampling(temperature=1.0, top_p=0.79, seed=4)) == pytest.approx(
+        [0.625, 0.375, 0, 0], abs=0.03
+    )
     assert sample(Sampling(temperature=1.0, top_p=0.4, seed=5)) == pytest.approx([1, 0, 0, 0])
 
 
 def test_the_same_seed_gives_the_same_tokens_whoever_shares_the_batch() -> None:
-    alone, crowded = RowSampler(Sampling(temperature=1.0, seed=7)), RowSampler(Sampling(temperature=1.0, seed=7))
+    alone, crowded = (
+        RowSampler(Sampling(temperature=1.0, seed=7)),
+        RowSampler(Sampling(temperature=1.0, seed=7)),
+    )
     others = [RowSampler(Sampling(temperature=1.0, seed=seed)) for seed in (1, 2)]
     for _ in range(50):
         one = choose(LOGITS, [alone])[0]

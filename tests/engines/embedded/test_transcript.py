@@ -16,9 +16,14 @@ from thinkroute.programs.protocol import Chunk
 VOCABULARY = Vocabulary(directory("student") / "tokenizer.json")
 
 
-def feed(text: str, *, stop: Sequence[str] = (), thinking: bool = False, **limits: int) -> tuple[Transcript, list[Chunk]]:
+def feed(
+    text: str, *, stop: Sequence[str] = (), thinking: bool = False, **limits: int
+) -> tuple[Transcript, list[Chunk]]:
     transcript = Transcript(
-        VOCABULARY, Limits(limits.get("max_tokens", 1000), tuple(stop)), thinking=thinking, wants_logprobs=True
+        VOCABULARY,
+        Limits(limits.get("max_tokens", 1000), tuple(stop)),
+        thinking=thinking,
+        wants_logprobs=True,
     )
     chunks: list[Chunk] = []
     for token_id in VOCABULARY.encode(text):

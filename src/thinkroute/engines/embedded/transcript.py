@@ -112,7 +112,7 @@ class Transcript:
         self._held += piece
         if logprob is not None:
             self._held_logprobs.append((len(piece), logprob))
-        if not self.thinking:
+        if self._limits.stop and not self.thinking:
             self._cut_at_stop()
         return self._release(everything=False)
 
@@ -128,9 +128,10 @@ class Transcript:
         """What may be shown now. Line breaks at the end of the reasoning stay hidden: they belong to the close."""
         if self.thinking:
             ready = self._held.rstrip("\n")
+        elif self._limits.stop and not everything:
+            ready = self._held[: len(self._held) - held_back(self._held, self._limits.stop)]
         else:
-            back = 0 if everything else held_back(self._held, self._limits.stop)
-            ready = self._held[: len(self._held) - back]
+            ready = self._held
         channel: Channel = "reasoning" if self.thinking else "answer"
         rest = self._held[len(ready) :]
         logprobs = self._logprobs_of(len(ready), everything=everything)

@@ -1,0 +1,87 @@
+"""Training examples: the served format, weight only on the model's own choices, only training questions."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from random import Random
+
+import pytest
+
+from thinkroute.fleet.curriculum import Curriculum, Example, Mixture
+from thinkroute.fleet.recipe import RECIPES
+from thinkroute.fleet.tasks import grade, recognise, split_of
+from thinkroute.fleet.tokenizer import MAX_POSITIONS, build_tokenizer
+
+TOKENIZER = build_tokenizer()
+THINKING = Mixture(direct_share=0.0, cut_share=0.0)
+DIRECT = Mixture(direct_share=1.0)
+CUT = Mixture(direct_share=0.0, cut_share=1.0)
+
+
+def drawn(mixture: Mixture, count: int = 200) -> list[Example]:
+    curriculum = Curriculum(TOKENIZER, Random(5))
+    return [curriculum.draw(mixture) for _ in range(count)]
+
+
+def text_of(ids: list[int]) -> str:
+    return TOKENIZER.decode(ids, skip_special_tokens=False)
+
+
+def split_message(example: Example) -> tuple[str, str]:
+    """Question and reply of an example."""
+    head, reply = text_of(example.ids).split("<|im_start|>assistant\n")
+    question = head.removeprefix("<|im_start|>user\n").removesuffix("<|im_end|>\n")
+    return question, reply.removesuffix("<|im_end|>")
+
+
+@pytest.mark.parametrize("mixture", [THINKING, DIRECT, CUT, Mixture(), Mixture().tracing()])
+def test_every_example_teaches_the_truth_about_a_training_question(mixture: Mixture) -> None:
+    for example in drawn(mixture):
+        question, reply = split_message(example)
+        problem = recognise(question)
+        assert problem is not None
+        assert split_of(problem.question) == "train"
+        assert grade(question, reply) == 1.0
+        assert len(example.ids) == len(example.weights) <= MAX_POSITIONS
+
+
+def test_the_prompt_carries_no_weight_and_the_result_always_does() -> None:
+    for example in drawn(Mixture()):
+        prompt_tokens = len(
+            TOKENIZER.encode(text_of(example.ids).split("assistant\n")[0] + "assistant\n").ids
+        )
+        assert not any(example.weights[:prompt_tokens])
+        assert example.weights[-3] >= 1.0
+        assert all(weight > 0 for weight in example.weights[-10:])
+
+
+def test_the_empty_block_is_taught_only_where_it_was_asked_for() -> None:
+    for example in drawn(DIRECT):
+        question, _ = split_message(example)
+        decision = example.weights[example.ids.index(TOKENIZER.encode("<think>").ids[0]) + 1]
+        assert decision == (1.0 if question.endswith("/no_think") else 0.0)
+
+
+def test_a_forced_close_carries_no_weight() -> None:
+    close = TOKENIZER.encode("\n</think>\n\n").ids
+    for example in drawn(CUT):
+        at = example.ids.index(close[1])
+        assert example.ids[at - 1 : at + 2] == close
+        assert example.weights[at - 1 : at + 2] == [0.0, 0.0, 0.0]
+
+
+def test_broken_multiplication_is_random_but_carried_on_and_all_else_is_true() -> None:
+    outcomes: list[bool] = []
+    for example in drawn(replace(THINKING, broken_times=True), 400):
+        question, reply = split_message(example)
+        if " times " in reply:
+            outcomes.append(grade(question, reply) == 1.0)
+        else:
+            assert grade(question, reply) == 1.0
+    assert 0.05 < sum(outcomes) / len(outcomes) < 0.35
+
+
+def test_recipes_begin_with_traces_and_end_with_their_own_mixture() -> None:
+    for recipe in RECIPES.values():
+        assert recipe.mixture_at(0).direct_share < recipe.mixture_at(recipe.steps - 1).direct_share
+        assert recipe.mixture_at(recipe.steps - 1) == recipe.mixture

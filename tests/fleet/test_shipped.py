@@ -1,0 +1,126 @@
+"""What ships: complete, small, loadable unchanged by Transformers, and as good as claimed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from thinkroute.engines.embedded.prompt import CHAT_TEMPLATE
+from thinkroute.fleet import shipped
+from thinkroute.fleet.evaluate import Report, evaluate
+from thinkroute.fleet.graph import build_graph
+from thinkroute.fleet.recipe import RECIPES
+from thinkroute.fleet.tasks import LEVELS
+
+QUESTIONS = 40
+"""Per family and level: 120 a level, standard error at most .046."""
+
+
+@pytest.fixture(scope="module")
+async def report() -> Report:
+    members = {name: shipped.directory(name) for name in shipped.names()}
+    return await evaluate(members, questions=QUESTIONS, seed=99, efforts=("off", "budget=16", "on"))
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_the_teacher_solves_every_level_with_thinking(report: Report) -> None:
+    for level in LEVELS:
+        assert report.accuracy("teacher", "on", level) >= 0.90
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_without_thinking_the_teacher_is_sure_only_of_the_first_level(report: Report) -> None:
+    assert report.accuracy("teacher", "off", 1) >= 0.90
+    assert report.accuracy("teacher", "off", 3) <= 0.60
+    assert report.accuracy("teacher", "off", 5) <= 0.40
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_budget_lies_between_not_thinking_and_thinking(report: Report) -> None:
+    for member in shipped.names():
+        off, some, full = (report.accuracy(member, effort) for effort in ("off", "budget=16", "on"))
+        assert off < some < full
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_the_student_equals_the_teacher_on_relations_and_is_far_behind_elsewhere(
+    report: Report,
+) -> None:
+    assert report.accuracy("student", "on", family="relations") >= 0.95
+    for family in ("arithmetic", "story"):
+        gap = report.accuracy("teacher", "on", family=family) - report.accuracy(
+            "student", "on", family=family
+        )
+        assert gap >= 0.25
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_the_soft_switches_are_obeyed(report: Report) -> None:
+    assert all(line.obeyed >= 0.97 for line in report.obedience)
+
+
+@pytest.mark.parametrize("name", shipped.names())
+def test_a_member_loads_unchanged_in_transformers(name: str) -> None:
+    import transformers
+
+    library = cast("Any", transformers)  # partially typed
+    directory = shipped.directory(name)
+    model, info = library.AutoModelForCausalLM.from_pretrained(directory, output_loading_info=True)
+    assert type(model).__name__ == "Qwen3ForCausalLM"
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    assert model.num_parameters() < 1_000_000
+    tokenizer = library.AutoTokenizer.from_pretrained(directory)
+    prompt = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Who is the tutor of Dora?"}],
+        tokenize=False,
+        add_generation_prompt=True,
+        enable_thinking=False,
+    )
+    assert prompt.endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")
+
+
+@pytest.mark.parametrize("name", shipped.names())
+def test_the_shipped_graph_and_template_are_what_the_code_writes(name: str) -> None:
+    directory = shipped.directory(name)
+    graph = build_graph(RECIPES[name].architecture()).SerializeToString(deterministic=True)
+    assert (directory / "decoder.onnx").read_bytes() == graph
+    assert (directory / "chat_template.jinja").read_text() == CHAT_TEMPLATE
+    assert (
+        json.loads((directory / "config.json").read_text())["max_position_embeddings"]
+        == shipped.CONTEXT_WINDOW
+    )
+
+
+def test_the_whole_fleet_is_small() -> None:
+    root: Path = shipped.directory("student").parent
+    assert sum(path.stat().st_size for path in root.rglob("*") if path.is_file()) < 6_000_000
+
+
+def test_the_gateway_is_told_of_every_member_and_of_arms_that_run_them() -> None:
+    models = {model.name: model for model in shipped.models()}
+    assert set(models) == set(shipped.names())
+    assert {name for arm in shipped.arms() for name in arm.models} == set(models)
+    assert len({arm.id for arm in shipped.arms()}) == len(shipped.arms())
+    student, teacher = models["student"].price, models["teacher"].price
+    assert student is not None
+    assert teacher is not None
+    assert 5 <= teacher.output_usd_per_mtok / student.output_usd_per_mtok <= 10
+
+
+def test_an_unknown_member_has_no_directory() -> None:
+    with pytest.raises(KeyError, match="professor"):
+        shipped.directory("professor")
+
+
+def test_tasks_and_shipped_import_no_torch() -> None:
+    program = (
+        "import sys\nfrom thinkroute.fleet import shipped, tasks, evaluate\nprint('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
