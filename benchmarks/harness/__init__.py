@@ -1,0 +1,1 @@
+"""Parts of the benchmarks: the upstream, the load, the gateway's process, the machine, the result."""
