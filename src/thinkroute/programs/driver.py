@@ -143,7 +143,7 @@ class _LegMeter:
             if price is not None and known
             else None,
             latency_s=time.perf_counter() - self._started,
-            ttft_s=self._ttft_s,
+            ttft_s=(self._segment and self._segment.ttft_s) or self._ttft_s,
             finish_reason=self._segment.finish if self._segment else None,
             error=self.error,
         )

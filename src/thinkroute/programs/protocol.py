@@ -104,7 +104,7 @@ class Call:
     until_thinking_end: bool = False
     """Stop right after the close tag where the engine can; one that cannot may run on into the answer."""
     stream: bool = True
-    """Whether chunks should arrive as they are made."""
+    """Whether chunks should arrive as they are made; otherwise they may all come at the end, but they do come."""
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Every other field of the caller's request (sampling, stop, seed, logprobs, tools, unknown ones)."""
 

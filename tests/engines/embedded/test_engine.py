@@ -154,9 +154,11 @@ async def test_both_members_run_side_by_side(engine: EmbeddedEngine) -> None:
     assert {segment.owner for _, segment in replies} == set(MEMBERS)
 
 
-async def test_without_streaming_only_the_segment_comes(engine: EmbeddedEngine) -> None:
+async def test_without_streaming_the_same_text_comes(engine: EmbeddedEngine) -> None:
+    streamed, _ = await ask(engine, call())
     chunks, segment = await ask(engine, call(stream=False))
-    assert chunks == []
+    for channel in ("reasoning", "answer"):
+        assert joined(chunks, channel) == joined(streamed, channel)
     assert segment.text.endswith(".")
 
 

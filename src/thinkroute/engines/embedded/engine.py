@@ -99,7 +99,7 @@ class EmbeddedEngine:
         return self._scheduler.running if self._scheduler else 0
 
     async def generate(self, call: Call) -> AsyncGenerator[Chunk | Segment, None]:
-        """Continue `call.messages` + `call.prefix`: chunks as they come (none without `stream`), then the segment.
+        """Continue `call.messages` + `call.prefix`: chunks as they come (without `stream`, all at the end), then the segment.
 
         Raises:
             UnknownModel: no member of that name.

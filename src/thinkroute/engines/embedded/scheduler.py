@@ -63,14 +63,21 @@ class Job:
     first_token_s: float | None = None
     held_tokens: int = 0
     """Tokens of this row in the cache."""
+    held_chunks: list[Chunk] = field(default_factory=list[Chunk])
+    """Chunks not delivered yet: all of them until the end when the call does not stream."""
 
     def advance(self, chunks: list[Chunk]) -> None:
         """Deliver what one step made, and the end if it came."""
         now = time.perf_counter()
         if self.first_token_s is None:
             self.first_token_s = now
-        delivery: Delivery = list(chunks) if self.stream else []
-        if self.transcript.finish is not None:
+        self.held_chunks += chunks
+        ended = self.transcript.finish is not None
+        delivery: Delivery = []
+        if self.stream or ended:
+            delivery += self.held_chunks
+            self.held_chunks = []
+        if ended:
             delivery.append(Ended(self.first_token_s - self.submitted_s, now - self.submitted_s))
         if delivery:
             self.outlet(delivery)
