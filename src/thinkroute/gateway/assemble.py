@@ -84,12 +84,13 @@ def _local_name(upstream_name: str) -> str:
     return upstream_name.replace("@", "-").replace("(", "-").replace(")", "-")
 
 
-def assemble(config: Config, store: Store | None = None) -> Runtime:
+def assemble(config: Config, store: Store | None = None, router: Router | None = None) -> Runtime:
     """A runtime, not started yet.
 
     Args:
         config: What the user wrote.
         store: Where decisions go; None opens what the configuration names.
+        router: Where predictions come from; None loads what the configuration names.
 
     Raises:
         ConfigError: names that do not fit, or a router or store that cannot be read.
@@ -101,7 +102,7 @@ def assemble(config: Config, store: Store | None = None) -> Runtime:
     return Runtime(
         resolved=resolved,
         engines=_engines(resolved.models, check_scope),
-        router=_router(resolved),
+        router=router or _router(resolved),
         store=store or open_store(config),
         check_scope=check_scope,
     )

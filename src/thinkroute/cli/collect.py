@@ -1,0 +1,267 @@
+"""`thinkroute collect`: ask every arm every question, grade, and write an outcome table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from thinkroute.cli.serve import ConfigOption, UpstreamKeyOption, UpstreamModelOption, UpstreamOption
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from thinkroute.evaluation.collect import Answered, Collected, Question
+    from thinkroute.evaluation.graders import Grader
+    from thinkroute.gateway.runtime import Runtime
+    from thinkroute.routers.table import Measure, OutcomeTable
+    from thinkroute.types import Arm
+
+
+@dataclass(frozen=True)
+class ArmSummary:
+    """Means of one arm over the questions it answered."""
+
+    arm: str
+    answered: int
+    quality: float
+    reasoning_tokens: float | None
+    answer_tokens: float | None
+    cost_usd: float | None
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("collect")(collect)
+
+
+def collect(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Outcome table to write (Parquet).")],
+    questions: Annotated[
+        Path | None, typer.Argument(help="JSON lines with id, text, answer, and optionally grader and task.")
+    ] = None,
+    fleet: Annotated[
+        int | None, typer.Option(min=1, help="Instead of a file: this many questions of the embedded fleet.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the fleet's questions.")] = 0,
+    arm: Annotated[list[str] | None, typer.Option(help="Arm to ask (repeatable); default: all.")] = None,
+    grader: Annotated[
+        str | None,
+        typer.Option(
+            help="exact, number, contains, multiple_choice or package.module:function; default: each question's."
+        ),
+    ] = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="Calls under way at once.")] = 8,
+    max_usd: Annotated[float | None, typer.Option(min=0, help="Stop before spending more than this.")] = None,
+    journal: Annotated[
+        Path | None,
+        typer.Option(help="Progress file; run again with it to resume. Default: OUTPUT.journal.jsonl"),
+    ] = None,
+    config: ConfigOption = None,
+    upstream: UpstreamOption = None,
+    model: UpstreamModelOption = None,
+    upstream_key: UpstreamKeyOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+) -> None:
+    """Ask every arm every question and grade the answers.
+
+    The table is what `fit` and `evaluate` read. Every answer is kept at once in a journal: a run that was stopped goes on
+    where it was, failed calls are asked again, and a failed call is a missing cell, never a wrong answer.
+    """
+    import asyncio
+
+    from thinkroute.errors import ConfigError
+    from thinkroute.evaluation.collect import read_questions
+    from thinkroute.evaluation.graders import grader_named
+    from thinkroute.evaluation.outcomes import write_outcomes
+    from thinkroute.gateway.assemble import assemble, read_config
+    from thinkroute.routers.prior import PriorRouter
+    from thinkroute.store import MemoryStore
+
+    if (questions is None) == (fleet is None):
+        raise ConfigError("give a question file, or --fleet N for questions of the embedded fleet")
+    # Every call names its arm, so no prediction is needed: not even the router that these outcomes will teach.
+    runtime = assemble(
+        read_config(config, upstream, model or [], upstream_key), MemoryStore(), PriorRouter([])
+    )
+    arms = _chosen(runtime, arm or [])
+    asked = read_questions(questions) if questions is not None else fleet_questions(fleet or 0, seed)
+    judge = grader_named(grader) if grader else _fleet_grader if fleet else None
+    progress_file = journal or output.with_name(output.name + ".journal.jsonl")
+    run = _run(runtime, asked, arms, progress_file, judge, concurrency, max_usd, quiet=as_json)
+    collected = asyncio.run(run)
+    write_outcomes(collected.table, output)
+    _report(collected, output, as_json=as_json)
+
+
+def fleet_questions(count: int, seed: int) -> list[Question]:
+    """Questions of the fleet's language, equally over families and levels, from the split no member trained on."""
+    from random import Random
+
+    from thinkroute.evaluation.collect import Question
+    from thinkroute.fleet.tasks import FAMILIES, LEVELS, FamilyName, generate
+
+    rng = Random(seed)  # noqa: S311 - reproducible questions, not secrets
+    families: tuple[FamilyName, ...] = tuple(FAMILIES)
+    kinds = [(family, level) for family in families for level in LEVELS]
+    found: dict[str, Question] = {}
+    drawn = 0
+    while len(found) < count and drawn < 50 * count:
+        family, level = kinds[drawn % len(kinds)]
+        drawn += 1
+        problem = generate(rng, family, level, "filter")
+        if problem.question not in found:  # the short questions run out: there are only so many
+            found[problem.question] = Question(
+                id=f"fleet-{seed}-{len(found)}",
+                text=problem.question,
+                answer=problem.answer,
+                task=f"{family}-{level}",
+            )
+    return list(found.values())
+
+
+def _fleet_grader(answer: str, reference: str) -> float:
+    from thinkroute.fleet.tasks import result_of
+
+    return float(result_of(answer) == reference)
+
+
+def _chosen(runtime: Runtime, wanted: Sequence[str]) -> list[Arm]:
+    from thinkroute.errors import ConfigError
+    from thinkroute.types import arm_by_id
+
+    arms = runtime.resolved.arms
+    if not wanted:
+        return list(arms)
+    chosen = [arm_by_id(arms, name) for name in wanted]
+    for name, arm in zip(wanted, chosen, strict=True):
+        if arm is None:
+            raise ConfigError(
+                f"no arm {name!r}; there are {', '.join(arm.id for arm in arms)}", param="--arm"
+            )
+    return [arm for arm in chosen if arm is not None]
+
+
+async def _run(
+    runtime: Runtime,
+    questions: Sequence[Question],
+    arms: Sequence[Arm],
+    journal: Path,
+    grader: Grader | None,
+    concurrency: int,
+    max_usd: float | None,
+    *,
+    quiet: bool,
+) -> Collected:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from thinkroute.cli.console import err
+    from thinkroute.evaluation.collect import collect as collect_outcomes
+
+    columns = (
+        TextColumn("asking"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("${task.fields[spent]:.4g}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err(), disable=quiet) as bar:
+        task = bar.add_task("asking", total=len(questions) * len(arms), spent=0.0)
+
+        def show(done: int, total: int, spent_usd: float) -> None:
+            bar.update(task, completed=done, total=total, spent=spent_usd)
+
+        await runtime.start()
+        try:
+            return await collect_outcomes(
+                questions,
+                arms,
+                lambda question, arm: _answer(runtime, question, arm),
+                journal=journal,
+                grader=grader,
+                concurrency=concurrency,
+                spend_cap_usd=max_usd,
+                progress=show,
+            )
+        finally:
+            await runtime.aclose()
+
+
+async def _answer(runtime: Runtime, question: Question, arm: Arm) -> Answered:
+    """One arm's answer, on the path every request takes."""
+    import orjson
+
+    from thinkroute.evaluation.collect import Answered
+    from thinkroute.gateway.converse import converse
+
+    body = {"model": arm.id, "messages": [{"role": "user", "content": question.text}]}
+    exchange = await converse(runtime, orjson.dumps(body), lambda delta: None)
+    return Answered(
+        text=exchange.answer_text,
+        ledger=exchange.ledger,
+        finish_reason=exchange.run.finish if exchange.run else None,
+        ttft_s=exchange.ttft_s,
+        latency_s=exchange.latency_s,
+    )
+
+
+def _report(collected: Collected, output: Path, *, as_json: bool) -> None:
+    from rich.table import Table
+
+    from thinkroute.cli.console import dollars, out
+
+    table = collected.table
+    rows = [_summary(table, column) for column in range(len(table.arms))]
+    console = out()
+    if as_json:
+        import json
+        from dataclasses import asdict
+
+        summary = {
+            "table": str(output),
+            "questions": len(table),
+            "spent_usd": collected.spent_usd,
+            "failed": collected.failed,
+            "unasked": collected.unasked,
+            "arms": [asdict(row) for row in rows],
+        }
+        console.file.write(json.dumps(summary) + "\n")
+        return
+    shown = Table(
+        title=f"{output}: {len(table)} questions, {dollars(collected.spent_usd)}", title_justify="left"
+    )
+    for name in ("arm", "answered", "quality", "thinking", "answer", "cost"):
+        shown.add_column(name, justify="left" if name == "arm" else "right")
+    for row in rows:
+        shown.add_row(
+            row.arm,
+            str(row.answered),
+            f"{row.quality:.3f}",
+            "" if row.reasoning_tokens is None else f"{row.reasoning_tokens:.1f}",
+            "" if row.answer_tokens is None else f"{row.answer_tokens:.1f}",
+            dollars(row.cost_usd),
+        )
+    console.print(shown)
+    if collected.failed or collected.unasked:
+        console.print(f"{collected.failed} call(s) failed, {collected.unasked} not asked: run again to go on")
+
+
+def _summary(table: OutcomeTable, column: int) -> ArmSummary:
+    import numpy as np
+
+    def mean(measure: Measure) -> float | None:
+        cells = table.measured.get(measure)
+        return (
+            None if cells is None or np.isnan(cells[:, column]).all() else float(np.nanmean(cells[:, column]))
+        )
+
+    return ArmSummary(
+        arm=table.arms[column],
+        answered=int((~np.isnan(table.quality_QA[:, column])).sum()),
+        quality=mean("quality") or 0.0,
+        reasoning_tokens=mean("reasoning_tokens"),
+        answer_tokens=mean("answer_tokens"),
+        cost_usd=mean("cost_usd"),
+    )
