@@ -263,9 +263,7 @@ class _Judge:
             best_single_hindsight_arm=tested.table.arms[hindsight],
             task_lookup=None if tested.lookup_R is None else self._point(tested.lookup_R),
             oracle=self._point(oracle_R),
-            random=Point(
-                float(np.nanmean(self._mean_quality_A)), self._cost(float(self._mean_cost_A.mean()))
-            ),
+            random=Point(float(self._mean_quality_A.mean()), self._cost(float(self._mean_cost_A.mean()))),
             zero_router_aiq=metrics.aiq(self._singles, self.low, self.high) if self._has_costs else None,
             zero_router_cost_share=self._share(self._singles),
             truncation_rate=self._truncation(tested.best_R),
@@ -352,7 +350,7 @@ class _Judge:
             margin_Q = quality_QA[both_Q, strong] - quality_QA[both_Q, 1 - strong]
             curve = metrics.pgr_curve(margin_Q, truth_QA[both_Q, 1 - strong], truth_QA[both_Q, strong])
             curves.append(np.interp(share, np.linspace(0.0, 1.0, len(curve)), curve))
-        return np.stack(curves).mean(axis=0)
+        return np.asarray(np.stack(curves).mean(axis=0), dtype=np.float64)
 
     def _share(self, points: Hull) -> float | None:
         if not self._has_costs:

@@ -22,7 +22,7 @@ from thinkroute.evaluation.scores import Leaderboard, Point, Report
 COLUMNS: Final = (
     "",
     "quality",
-    "cost per query",
+    "cost",
     "gain over best single",
     "AIQ",
     "AIQ over random mixing",
@@ -94,9 +94,9 @@ def describe(board: Leaderboard) -> str:
         return text + "The table has no costs: quality only."
     basis = board.notes.get("cost_basis", "measured")
     detail = f" ({board.notes['cost_detail']})" if "cost_detail" in board.notes else ""
-    unit = "dollars" if board.cost_unit == "usd" else "generated tokens"
+    unit = "dollars per 1,000 queries" if board.cost_unit == "usd" else "generated tokens per query"
     low, high = _cost(board.cost_low, board.cost_unit), _cost(board.cost_high, board.cost_unit)
-    return text + f"Cost in {unit}, {basis}{detail}; AIQ over the range {low} to {high} per query."
+    return text + f"Cost in {unit}, {basis}{detail}; AIQ over the range {low} to {high}."
 
 
 def leaderboard_rows(board: Leaderboard) -> list[tuple[str, ...]]:
@@ -106,15 +106,15 @@ def leaderboard_rows(board: Leaderboard) -> list[tuple[str, ...]]:
     header = COLUMNS + (PAIR_COLUMNS if pair else ())
     rows: list[tuple[str, ...]] = [
         _baseline("oracle", base.oracle, unit),
-        _baseline("best single, hindsight", base.best_single_hindsight, unit),
-        _baseline("best single, train", base.best_single, unit),
+        _baseline("best, hindsight", base.best_single_hindsight, unit),
+        _baseline("best single", base.best_single, unit),
         _baseline("random arm", base.random, unit),
     ]
     if base.task_lookup is not None:
-        rows.insert(1, _baseline("task lookup, train", base.task_lookup, unit))
+        rows.insert(1, _baseline("task lookup", base.task_lookup, unit))
     if base.zero_router_aiq is not None:
         share = _share(base.zero_router_cost_share)
-        rows.append(("random mixing, hindsight", "", "", "", f"{base.zero_router_aiq:.4f}", "", share))
+        rows.append(("random mixing", "", "", "", f"{base.zero_router_aiq:.4f}", "", share))
     for router in board.routers:
         cells = (
             f"**{router.router}**",
@@ -145,8 +145,8 @@ def terminal_rows(board: Leaderboard) -> list[tuple[str, ...]]:
     short = {
         "": "",
         "quality": "quality",
-        "cost per query": "cost",
-        "gain over best single": "over best single",
+        "cost": "cost",
+        "gain over best single": "points over best",
         "AIQ": "AIQ",
         "cost share": "share",
         "µs": "µs",
@@ -160,7 +160,7 @@ def terminal_rows(board: Leaderboard) -> list[tuple[str, ...]]:
         row[aiq] = row[aiq].split(" ")[0]
         gain = gains.get(row[0].strip("*"))
         if gain is not None:
-            row[aiq - 1] = f"{gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
+            row[aiq - 1] = f"{gain.mean:+.1%} [{gain.low:+.1%} {gain.high:+.1%}]".replace("%", "")
     return [tuple(short[header[column]] for column in kept), *(tuple(row) for row in cells)]
 
 
@@ -177,7 +177,7 @@ def _markdown_table(rows: Sequence[tuple[str, ...]]) -> str:
 def _cost(cost: float | None, unit: str | None) -> str:
     if cost is None:
         return "–"
-    return f"${cost:.3g}" if unit == "usd" else f"{cost:.1f}"
+    return f"${cost * 1000:.3g}" if unit == "usd" else f"{cost:.1f}"
 
 
 def _signed(value: Interval | None) -> str:

@@ -1,0 +1,310 @@
+"""Asking every arm every question: bounded, resumable, capped in dollars.
+
+Owns the loop and the journal; how one arm answers one question is the caller's `answer_one`. Every finished cell is
+appended to a journal of JSON lines at once, so nothing paid for is lost by a crash; starting again with the same
+journal asks only what is missing or failed. A failed cell is missing, with its error's code, never a wrong answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Final, TypeAlias
+
+import msgspec
+
+from thinkroute.errors import ConfigError, DataError, ThinkrouteError
+from thinkroute.evaluation.graders import Grader, grader_named
+from thinkroute.routers.table import OutcomeTable, table_from_outcomes
+from thinkroute.types import Arm, Ledger, Outcome, Query, Usage
+
+JOURNAL_VERSION: Final = 1
+
+
+class Question(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One line of a question file."""
+
+    id: str
+    text: str
+    """What the arms are asked, and what a router may read."""
+    answer: str
+    """The reference the grader compares with."""
+    grader: str = "exact"
+    """Name of a grader, see `thinkroute.evaluation.graders`."""
+    task: str | None = None
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What one arm made of one question."""
+
+    text: str
+    """The answer without its thinking."""
+    ledger: Ledger
+    finish_reason: str | None
+    ttft_s: float | None
+    latency_s: float | None
+
+
+AnswerOne: TypeAlias = Callable[[Question, Arm], Awaitable[Answered]]
+"""Asks one arm one question; failures are raised as `ThinkrouteError`."""
+
+Progress: TypeAlias = Callable[[int, int, float], None]
+"""Called after every cell with cells done, cells in all, and dollars spent so far."""
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What a run brought."""
+
+    table: OutcomeTable
+    spent_usd: float
+    """Dollars over the whole journal, earlier runs included."""
+    failed: int
+    """Cells whose last attempt failed."""
+    unasked: int
+    """Cells the spend cap left out."""
+
+
+class _Header(msgspec.Struct, frozen=True, tag="journal"):
+    version: int
+    questions_sha256: str
+
+
+class _Cell(msgspec.Struct, frozen=True, tag="cell", omit_defaults=True):
+    query_id: str
+    arm_id: str
+    quality: float | None = None
+    usage: Usage | None = None
+    cost_usd: float | None = None
+    ttft_s: float | None = None
+    latency_s: float | None = None
+    finish_reason: str | None = None
+    answer: str | None = None
+    error: str | None = None
+
+
+async def collect(
+    questions: Sequence[Question],
+    arms: Sequence[Arm],
+    answer_one: AnswerOne,
+    *,
+    journal: Path,
+    grader: Grader | None = None,
+    concurrency: int = 8,
+    spend_cap_usd: float | None = None,
+    progress: Progress | None = None,
+) -> Collected:
+    """Ask every arm every question that the journal does not hold yet.
+
+    Args:
+        questions: Unique ids.
+        arms: Unique ids.
+        answer_one: Called with at most `concurrency` calls under way.
+        journal: JSON-lines file, created or continued. One journal belongs to one question set.
+        grader: Grades all answers; None takes each question's own.
+        concurrency: Calls under way at once, >= 1.
+        spend_cap_usd: No call is started that would likely pass it: each call under way is reserved at the
+            dearest answer its arm has given so far. None for no cap.
+        progress: Called after every cell.
+
+    Raises:
+        ConfigError: an unknown grader, or a cap while an arm's cost is unknown.
+        DataError: the journal belongs to other questions or is damaged, or ids repeat.
+    """
+    _check_unique([question.id for question in questions], "question")
+    _check_unique([arm.id for arm in arms], "arm")
+    if concurrency < 1:
+        raise ConfigError(f"concurrency={concurrency} must be at least 1")
+    graders = {name: grader or grader_named(name) for name in {question.grader for question in questions}}
+    done = _read_journal(journal, questions)
+    with _open_journal(journal, questions) as file:
+        run = _Run(done, file, answer_one, graders, spend_cap_usd, progress, len(questions) * len(arms))
+        todo = iter([(q, a) for q in questions for a in arms if not run.has(q.id, a.id)])
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(concurrency):
+                    group.create_task(run.work(todo))
+        except* ThinkrouteError as errors:
+            raise errors.exceptions[0] from None
+    return run.collected(questions, arms)
+
+
+def read_questions(path: Path) -> list[Question]:
+    """Questions of a JSON-lines file.
+
+    Raises:
+        DataError: the file is missing, or a line is not a question.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    questions: list[Question] = []
+    for line, raw in enumerate(path.read_bytes().splitlines(), start=1):
+        if not raw.strip():
+            continue
+        try:
+            questions.append(msgspec.json.decode(raw, type=Question))
+        except (msgspec.ValidationError, msgspec.DecodeError) as error:
+            raise DataError(f"{path}: line {line}: {error}") from error
+    return questions
+
+
+class _Run:
+    """The state of one run: what is done, what is spent, what is reserved."""
+
+    def __init__(
+        self,
+        done: dict[tuple[str, str], _Cell],
+        file: IO[bytes],
+        answer_one: AnswerOne,
+        graders: dict[str, Grader],
+        spend_cap_usd: float | None,
+        progress: Progress | None,
+        total: int,
+    ) -> None:
+        self._done, self._file, self._answer_one, self._graders = done, file, answer_one, graders
+        self._cap, self._progress, self._total = spend_cap_usd, progress, total
+        self._spent = sum(cell.cost_usd or 0.0 for cell in done.values())
+        self._reserved = 0.0
+        self._dearest: dict[str, float] = {}
+        for cell in done.values():
+            self._see(cell)
+
+    def has(self, query_id: str, arm_id: str) -> bool:
+        """Whether the cell was answered; failed ones are asked again."""
+        cell = self._done.get((query_id, arm_id))
+        return cell is not None and cell.error is None
+
+    async def work(self, todo: Iterator[tuple[Question, Arm]]) -> None:
+        """Take cells until none is left or the cap is near."""
+        for question, arm in todo:
+            expected = self._dearest.get(arm.id, 0.0)
+            if self._cap is not None and self._spent + self._reserved + expected >= self._cap:
+                return
+            self._reserved += expected
+            try:
+                cell = await self._ask(question, arm)
+            finally:
+                self._reserved -= expected
+            self._keep(cell)
+
+    async def _ask(self, question: Question, arm: Arm) -> _Cell:
+        try:
+            answered = await self._answer_one(question, arm)
+        except ThinkrouteError as error:
+            return _Cell(question.id, arm.id, finish_reason="error", error=error.code)
+        cost_usd = answered.ledger.cost_usd
+        if cost_usd is None and self._cap is not None:
+            raise ConfigError(
+                f"arm {arm.id!r} has no price, so the spend cap cannot be kept: price its models or drop the cap"
+            )
+        return _Cell(
+            question.id,
+            arm.id,
+            quality=self._graders[question.grader](answered.text, question.answer),
+            usage=answered.ledger.usage,
+            cost_usd=cost_usd,
+            ttft_s=answered.ttft_s,
+            latency_s=answered.latency_s,
+            finish_reason=answered.finish_reason,
+            answer=answered.text,
+        )
+
+    def _keep(self, cell: _Cell) -> None:
+        self._file.write(msgspec.json.encode(cell) + b"\n")
+        self._file.flush()
+        self._done[cell.query_id, cell.arm_id] = cell
+        self._spent += cell.cost_usd or 0.0
+        self._see(cell)
+        if self._progress:
+            self._progress(len(self._done), self._total, self._spent)
+
+    def _see(self, cell: _Cell) -> None:
+        if cell.cost_usd is not None:
+            self._dearest[cell.arm_id] = max(self._dearest.get(cell.arm_id, 0.0), cell.cost_usd)
+
+    def collected(self, questions: Sequence[Question], arms: Sequence[Arm]) -> Collected:
+        """The table of everything the journal holds for these questions and arms."""
+        wanted = [self._done.get((question.id, arm.id)) for question in questions for arm in arms]
+        cells = [cell for cell in wanted if cell is not None]
+        queries = {question.id: Query(text=question.text, task=question.task) for question in questions}
+        order = {arm.id: place for place, arm in enumerate(arms)}
+        table = table_from_outcomes(
+            queries, map(_outcome, cells), {"source": "collect", "cost_basis": "measured"}
+        )
+        return Collected(
+            table=table.select_arms(sorted(table.arms, key=order.__getitem__)),
+            spent_usd=self._spent,
+            failed=sum(cell.error is not None for cell in cells),
+            unasked=len(wanted) - len(cells),
+        )
+
+
+def _outcome(cell: _Cell) -> Outcome:
+    return Outcome(
+        query_id=cell.query_id,
+        arm_id=cell.arm_id,
+        quality=float("nan") if cell.quality is None else cell.quality,
+        usage=cell.usage,
+        cost_usd=cell.cost_usd,
+        ttft_s=cell.ttft_s,
+        latency_s=cell.latency_s,
+        finish_reason=cell.finish_reason,
+        answer=cell.answer,
+    )
+
+
+def _read_journal(path: Path, questions: Sequence[Question]) -> dict[tuple[str, str], _Cell]:
+    """Cells of an earlier run, the last attempt of each; a torn last line is an interrupted write."""
+    if not path.is_file():
+        return {}
+    lines = path.read_bytes().split(b"\n")
+    cells: dict[tuple[str, str], _Cell] = {}
+    for number, raw in enumerate(lines[:-1], start=1):
+        try:
+            record = msgspec.json.decode(raw, type=_Header | _Cell)
+        except (msgspec.ValidationError, msgspec.DecodeError) as error:
+            raise DataError(f"{path}: line {number}: not a journal line: {error}") from error
+        if isinstance(record, _Header):
+            _check_header(path, record, questions)
+        else:
+            cells[record.query_id, record.arm_id] = record
+    return cells
+
+
+def _check_header(path: Path, header: _Header, questions: Sequence[Question]) -> None:
+    if header.version != JOURNAL_VERSION:
+        raise DataError(
+            f"{path}: journal version {header.version}, this thinkroute continues {JOURNAL_VERSION}"
+        )
+    if header.questions_sha256 != _questions_sha256(questions):
+        raise DataError(f"{path}: was begun with other questions: take another journal or the same questions")
+
+
+def _open_journal(path: Path, questions: Sequence[Question]) -> IO[bytes]:
+    """The journal, cut after its last whole line and opened at its end."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.open("a+b")
+    file.seek(0)
+    whole = file.read().rfind(b"\n") + 1
+    file.truncate(whole)
+    if whole == 0:
+        header = _Header(JOURNAL_VERSION, _questions_sha256(questions))
+        file.write(msgspec.json.encode(header) + b"\n")
+        file.flush()
+    return file
+
+
+def _questions_sha256(questions: Sequence[Question]) -> str:
+    return hashlib.sha256(msgspec.json.encode(list(questions))).hexdigest()
+
+
+def _check_unique(names: Sequence[str], what: str) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise DataError(f"{what} {name!r} occurs twice")
+        seen.add(name)
