@@ -123,6 +123,36 @@ def evaluate(
             )
 
 
+@app.command("bench")
+def bench(
+    member: MemberOption = None,
+    questions: Annotated[int, typer.Option("--n", min=64, help="Questions at the largest batch.")] = 256,
+    save: Annotated[Path | None, typer.Option(help="Also store the result as JSON in this file.")] = None,
+) -> None:
+    """Measure tokens per second at batch 1, 8 and 64, beside Transformers where it is installed."""
+    from rich.table import Table
+
+    from thinkroute.cli.console import out as stdout
+    from thinkroute.fleet import shipped
+    from thinkroute.fleet.bench import measure
+    from thinkroute.fleet.record import record_speeds
+
+    chosen = _known(member, shipped.names())
+    speeds = [
+        speed for name in chosen for speed in measure(name, shipped.directory(name), questions=questions)
+    ]
+    table = Table("member", "batch", "engine tok/s", "Transformers tok/s", box=None, pad_edge=False)
+    for speed in speeds:
+        reference = speed.transformers_tokens_per_s
+        beside = "not installed" if reference is None else f"{reference:.0f}"
+        table.add_row(speed.member, str(speed.batch), f"{speed.engine_tokens_per_s:.0f}", beside)
+    stdout().print(table)
+    if save:
+        save.write_text(
+            record_speeds(speeds, command=f"thinkroute fleet bench --n {questions}"), encoding="utf-8"
+        )
+
+
 def _known(chosen: Sequence[str] | None, known: tuple[str, ...]) -> tuple[str, ...]:
     for name in chosen or ():
         if name not in known:
@@ -143,9 +173,10 @@ def _table(report: Report) -> Table:
     from thinkroute.fleet.tasks import FAMILIES, LEVELS
 
     questions = report.cells[0].questions
-    table = Table(title=f"Share of right answers, {questions} questions per family and level")
-    table.add_column("arm")
-    for head in (*(f"L{level}" for level in LEVELS), "mean", *FAMILIES, "tokens"):
+    title = f"Share of right answers, {questions} questions per family and level"
+    table = Table(title=title, box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("arm", no_wrap=True)
+    for head in (*(f"L{level}" for level in LEVELS), "mean", *FAMILIES, "tok"):
         table.add_column(head, justify="right")
     for member, effort in dict.fromkeys((cell.member, cell.effort) for cell in report.cells):
         values = [

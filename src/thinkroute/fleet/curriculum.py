@@ -34,13 +34,15 @@ _END_WEIGHT = 0.3
 class Mixture:
     """Shares and weights of the kinds of example."""
 
-    direct_share: float = 0.40
-    cut_share: float = 0.20
+    direct_share: float = 0.36
+    cut_share: float = 0.30
     direct_steps: tuple[int, ...] = (1, 1, 1, 2, 2, 2, 3, 3, 4, 6)
     """Step counts of direct examples, drawn uniformly: deep ones cannot be learned and only add noise."""
     direct_weight: float = 4.0
     """Loss weight of the result token in direct examples, which would drown among trace tokens."""
-    cut_weight: float = 1.5
+    cut_weight: float = 3.0
+    cut_steps: tuple[int, ...] | None = (1, 2, 2, 2, 3, 3, 4, 5, 6)
+    """Step counts of cut examples, drawn uniformly; None draws them like those of thinking ones."""
     short_share: float = 0.4
     """Share of thinking examples with at most 3 steps; the rest is uniform."""
     broken_times: bool = False
@@ -50,7 +52,15 @@ class Mixture:
         """The mixture to begin with: almost only traces. Finding the right step in the question must be learned first,
         and single answer tokens teach little about it.
         """
-        return replace(self, direct_share=0.12, cut_share=0.08, direct_steps=(1, 1, 2), short_share=0.25)
+        return replace(
+            self,
+            direct_share=0.12,
+            cut_share=0.08,
+            direct_steps=(1, 1, 2),
+            short_share=0.25,
+            cut_weight=1.5,
+            cut_steps=None,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +98,13 @@ class Curriculum:
             return self._cut()
         return self._thinking()
 
-    def _problem(self, *, direct: bool) -> Problem:
+    def _problem(self, steps_drawn: tuple[int, ...] | None) -> Problem:
+        """A training problem with one of the given step counts, or with thinking's own mixture of them."""
         family = self._families[self._rng.randrange(len(self._families))]
         most = family.level_steps[-1]
         while True:
-            if direct:
-                steps = min(self._rng.choice(self._mixture.direct_steps), most)
+            if steps_drawn is not None:
+                steps = min(self._rng.choice(steps_drawn), most)
             else:
                 short = self._rng.random() < self._mixture.short_share
                 steps = self._rng.randrange(1, 1 + (min(3, most) if short else most))
@@ -111,7 +122,7 @@ class Curriculum:
         return [*ids, self._end], [*weights, _END_WEIGHT]
 
     def _direct(self) -> Example:
-        problem = self._problem(direct=True)
+        problem = self._problem(self._mixture.direct_steps)
         chance = self._rng.random()
         switch = "/no_think" if chance < 0.6 else "" if chance < 0.93 else "/think"
         prompt = self._prompt(problem, switch)
@@ -128,7 +139,7 @@ class Curriculum:
         return self._prompt(problem, switch), switch != "/no_think"
 
     def _thinking(self) -> Example:
-        problem = self._problem(direct=False)
+        problem = self._problem(None)
         prompt, own = self._thinking_prompt(problem)
         trace = self._encode(problem.trace)
         thinking = [self._open, self._line, *trace, self._line, self._close, self._blank]
@@ -137,7 +148,7 @@ class Curriculum:
         return Example([*prompt, *thinking, *answer], [0.0] * len(prompt) + weights + answer_weights)
 
     def _cut(self) -> Example:
-        problem = self._problem(direct=False)
+        problem = self._problem(self._mixture.cut_steps)
         prompt, _ = self._thinking_prompt(problem)
         trace = self._encode(problem.trace)
         kept = [self._open, self._line, *trace][: 1 + self._rng.randrange(len(trace) + 2)]

@@ -1,20 +1,23 @@
-"""An evaluation as JSON, with what is needed to judge and repeat it. Torch-free."""
+"""Evaluations and speeds as JSON, with what is needed to judge and repeat it. Torch-free."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
+from thinkroute.fleet.bench import Speed
 from thinkroute.fleet.evaluate import Report
 from thinkroute.fleet.tasks import LEVELS
 
 SCHEMA = "thinkroute.fleet.evaluation/1"
+SPEED_SCHEMA = "thinkroute.fleet.speed/1"
 
 
 def _commit() -> str | None:
@@ -24,6 +27,26 @@ def _commit() -> str | None:
         return subprocess.run(command, capture_output=True, check=True, text=True).stdout.strip()  # noqa: S603
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def _origin(command: str) -> dict[str, object]:
+    """What both records share: how it was measured, on what, with which code."""
+    return {
+        "command": command,
+        "commit": _commit(),
+        "machine": {
+            "processor": platform.machine(),
+            "cores": os.cpu_count(),
+            "python": platform.python_version(),
+        },
+        "versions": {name: version(name) for name in ("thinkroute", "onnxruntime", "numpy", "tokenizers")},
+    }
+
+
+def record_speeds(speeds: Sequence[Speed], *, command: str) -> str:
+    """Speeds as JSON text, with where they come from."""
+    content = {"schema": SPEED_SCHEMA, **_origin(command), "speeds": [asdict(speed) for speed in speeds]}
+    return json.dumps(content, indent=1) + "\n"
 
 
 def record(report: Report, members: Mapping[str, Path], *, seed: int, command: str) -> str:
@@ -41,12 +64,9 @@ def record(report: Report, members: Mapping[str, Path], *, seed: int, command: s
     ]
     content = {
         "schema": SCHEMA,
-        "command": command,
-        "commit": _commit(),
+        **_origin(command),
         "seed": seed,
         "questions_per_family_and_level": report.cells[0].questions,
-        "machine": {"processor": platform.machine(), "python": platform.python_version()},
-        "versions": {name: version(name) for name in ("thinkroute", "onnxruntime", "numpy", "tokenizers")},
         "weights_sha256": {
             name: hashlib.sha256((path / "model.safetensors").read_bytes()).hexdigest()
             for name, path in members.items()

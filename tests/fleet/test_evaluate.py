@@ -1,0 +1,91 @@
+"""Evaluation, its record, its figure and the commands around it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from thinkroute.cli.fleet import app
+from thinkroute.errors import ConfigError
+from thinkroute.fleet import shipped
+from thinkroute.fleet.card import write_card
+from thinkroute.fleet.evaluate import Report, draw_questions, evaluate
+from thinkroute.fleet.plot import draw
+from thinkroute.fleet.recipe import RECIPES
+from thinkroute.fleet.record import record
+from thinkroute.fleet.tasks import FAMILIES, LEVELS, split_of
+
+EFFORTS = ("off", "budget=8", "on")
+MEMBERS = {"teacher": shipped.directory("teacher")}
+
+
+@pytest.fixture(scope="module")
+def report() -> Report:
+    return asyncio.run(evaluate(MEMBERS, questions=5, seed=3, efforts=EFFORTS))
+
+
+def test_every_cell_is_measured_and_budgets_hold(report: Report) -> None:
+    assert len(report.cells) == len(EFFORTS) * len(FAMILIES) * len(LEVELS)
+    for cell in report.cells:
+        assert cell.questions == 5
+        assert 0 <= cell.accuracy <= 1
+        assert cell.answer_tokens >= 12
+        if cell.effort == "off":
+            assert cell.reasoning_tokens == 0
+        if cell.effort == "budget=8":
+            assert cell.reasoning_tokens <= 8
+
+
+def test_means_are_taken_over_the_cells_that_match(report: Report) -> None:
+    level_means = [report.accuracy("teacher", "on", level) for level in LEVELS]
+    family_means = [report.accuracy("teacher", "on", family=family) for family in FAMILIES]
+    assert report.accuracy("teacher", "on") == pytest.approx(sum(level_means) / 5)
+    assert report.accuracy("teacher", "on") == pytest.approx(sum(family_means) / 3)
+    assert report.tokens("teacher", "on") > report.tokens("teacher", "off")
+
+
+def test_the_record_says_how_to_repeat_it(report: Report) -> None:
+    content = json.loads(record(report, MEMBERS, seed=3, command="thinkroute fleet eval --n 5 --seed 3"))
+    assert content["command"] == "thinkroute fleet eval --n 5 --seed 3"
+    assert content["seed"] == 3
+    assert len(content["weights_sha256"]["teacher"]) == 64
+    assert [line["effort"] for line in content["summary"]] == list(EFFORTS)
+    assert len(content["cells"]) == len(report.cells)
+
+
+def test_the_card_and_the_figure_are_written(report: Report, tmp_path: Path) -> None:
+    write_card(RECIPES["teacher"], report, tmp_path, parameters=123_456, command="thinkroute fleet build")
+    card = (tmp_path / "README.md").read_text()
+    assert "123,456 parameters" in card
+    assert card.count("| budget=8 |") == 1
+    draw(report, tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_every_member_and_effort_is_asked_the_same_unseen_questions() -> None:
+    first, second = (draw_questions("story", 2, 20, seed=1) for _ in range(2))
+    assert first == second != draw_questions("story", 2, 20, seed=2)
+    assert {split_of(problem.question) for problem in first} == {"eval"}
+
+
+def test_the_command_prints_a_table_or_json(tmp_path: Path) -> None:
+    options = ["eval", "--member", "student", "--n", "1"]
+    table = CliRunner().invoke(app, options)
+    assert table.exit_code == 0
+    assert "student@budget=16" in table.stdout
+    saved = tmp_path / "result.json"
+    printed = CliRunner().invoke(
+        app, [*options, "--json", "--save", str(saved), "--plot", str(tmp_path / "f.svg")]
+    )
+    assert json.loads(printed.stdout) == json.loads(saved.read_text())
+    assert (tmp_path / "f.svg").exists()
+
+
+def test_an_unknown_member_is_refused_with_the_known_ones() -> None:
+    result = CliRunner().invoke(app, ["eval", "--member", "professor"])
+    assert isinstance(result.exception, ConfigError)
+    assert "student, teacher" in result.exception.message
