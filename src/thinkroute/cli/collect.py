@@ -101,11 +101,10 @@ def fleet_questions(count: int, seed: int) -> list[Question]:
     from random import Random
 
     from thinkroute.evaluation.collect import Question
-    from thinkroute.fleet.tasks import FAMILIES, LEVELS, FamilyName, generate
+    from thinkroute.fleet.tasks import FAMILIES, LEVELS, generate
 
     rng = Random(seed)  # noqa: S311 - reproducible questions, not secrets
-    families: tuple[FamilyName, ...] = tuple(FAMILIES)
-    kinds = [(family, level) for family in families for level in LEVELS]
+    kinds = [(family, level) for family in FAMILIES for level in LEVELS]
     found: dict[str, Question] = {}
     drawn = 0
     while len(found) < count and drawn < 50 * count:
