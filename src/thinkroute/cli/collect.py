@@ -101,10 +101,10 @@ def fleet_questions(count: int, seed: int) -> list[Question]:
     from random import Random
 
     from thinkroute.evaluation.collect import Question
-    from thinkroute.fleet.tasks import FAMILIES, LEVELS, generate
+    from thinkroute.fleet.tasks import FAMILIES, LEVELS, FamilyName, generate
 
     rng = Random(seed)  # noqa: S311 - reproducible questions, not secrets
-    kinds = [(family, level) for family in FAMILIES for level in LEVELS]
+    kinds: list[tuple[FamilyName, int]] = [(family, level) for family in FAMILIES for level in LEVELS]
     found: dict[str, Question] = {}
     drawn = 0
     while len(found) < count and drawn < 50 * count:

@@ -89,7 +89,7 @@ def _print_board(board: Leaderboard) -> None:
     header, *rows = terminal_rows(board)
     grid = Table(title=board.table, box=box.SIMPLE, padding=(0, 1, 0, 0))
     for column, name in enumerate(header):
-        grid.add_column(name, justify="right" if column else "left", no_wrap=not column)
+        grid.add_column(name, justify="right" if column else "left", no_wrap=True)
     for row in rows:
         grid.add_row(row[0].strip("*"), *row[1:], style="bold" if row[0].startswith("**") else None)
     out().print(grid)
