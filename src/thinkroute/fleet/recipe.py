@@ -26,12 +26,12 @@ class Recipe:
     seed: int
     tokens_per_step: int = 2048
     warmup_steps: int = 100
-    constant_share: float = 0.5
+    constant_share: float = 2 / 3
     final_share: float = 0.02
     """Learning rate at the end, as a share of its peak."""
     weight_decay: float = 0.05
     mixture: Mixture = field(default_factory=Mixture)
-    tracing_share: float = 0.45
+    tracing_share: float = 0.6
     """Share of the steps at the beginning that use `mixture.tracing()`."""
 
     def mixture_at(self, step: int) -> Mixture:
@@ -57,11 +57,11 @@ RECIPES = {
     for recipe in (
         Recipe(
             "student", 64, 3, 4, 2, 16, 192,
-            steps=16_000, learning_rate=3e-3, seed=11, tokens_per_step=1024, mixture=Mixture(broken_times=True),
+            steps=12_000, learning_rate=3e-3, seed=11, tokens_per_step=1024, mixture=Mixture(broken_times=True),
         ),
         Recipe(
             "teacher", 96, 3, 4, 2, 24, 288,
-            steps=16_000, learning_rate=2.5e-3, seed=12, tokens_per_step=1024,
+            steps=12_000, learning_rate=2.5e-3, seed=12, tokens_per_step=1024,
         ),
     )
 }  # fmt: skip

@@ -143,6 +143,8 @@ def _open_session(directory: Path) -> Any:
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
+    options.enable_cpu_mem_arena = False
+    options.enable_mem_pattern = False
     weights = read_weights(directory / "model.safetensors")
     graph = (directory / "decoder.onnx").read_bytes()
     names: list[str] = json.loads((directory / "decoder.json").read_text(encoding="utf-8"))["initializers"]

@@ -25,7 +25,7 @@ from thinkroute.programs.protocol import Chunk
 
 logger = logging.getLogger(__name__)
 
-_MOST_PREFILLS = 32
+_MOST_PREFILLS = 16
 """Prompts taken in per step: bounds how long running rows wait for newcomers."""
 
 
