@@ -46,14 +46,12 @@ class Answers:
 async def test_every_arm_is_asked_every_question_once(tmp_path: Path) -> None:
     answers = Answers()
     seen: list[tuple[int, int, float]] = []
-    got = await collect(
-        QUESTIONS,
-        ARMS,
-        answers,
-        journal=tmp_path / "j.jsonl",
-        concurrency=3,
-        progress=lambda *p: seen.append(p),
-    )
+
+    def note(done: int, total: int, spent_usd: float) -> None:
+        seen.append((done, total, spent_usd))
+
+    journal = tmp_path / "j.jsonl"
+    got = await collect(QUESTIONS, ARMS, answers, journal=journal, concurrency=3, progress=note)
     assert set(answers.calls.values()) == {1}
     assert answers.most_under_way == 3
     assert got.table.arms == ("small@off", "big@high")
@@ -118,9 +116,8 @@ async def test_a_failed_cell_is_missing_with_its_code_and_is_asked_again(tmp_pat
 
 
 @pytest.mark.parametrize("concurrency", [1, 4])
-async def test_the_spend_cap_holds_once_prices_are_seen(tmp_path: Path, concurrency: int) -> None:
+async def test_the_spend_cap_holds_and_a_higher_one_goes_on(tmp_path: Path, concurrency: int) -> None:
     journal = tmp_path / "j.jsonl"
-    await collect(QUESTIONS[:1], ARMS, Answers(), journal=tmp_path / "other.jsonl")
     got = await collect(
         QUESTIONS, ARMS, Answers(), journal=journal, spend_cap_usd=0.055, concurrency=concurrency
     )
@@ -155,8 +152,8 @@ async def test_repeated_ids_and_unknown_graders_are_refused_before_any_call(tmp_
         await collect([QUESTIONS[0]] * 2, ARMS, answers, journal=tmp_path / "j.jsonl")
     with pytest.raises(DataError, match="arm 'small@off' occurs twice"):
         await collect(QUESTIONS, [ARMS[0]] * 2, answers, journal=tmp_path / "j.jsonl")
+    strange = Question(id="x", text="x", answer="x", grader="judge")
     with pytest.raises(ConfigError, match="unknown grader"):
-        strange = Question(id="x", text="x", answer="x", grader="judge")
         await collect([strange], ARMS, answers, journal=tmp_path / "j.jsonl")
     assert not answers.calls
 

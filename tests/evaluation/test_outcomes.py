@@ -1,20 +1,23 @@
 """Outcome tables on disk: nothing is lost, nothing is invented, and complaints name the place."""
 
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from thinkroute.errors import DataError
 from thinkroute.evaluation.outcomes import concat, read_outcomes, write_outcomes
-from thinkroute.routers import OutcomeTable, table_from_outcomes
+from thinkroute.routers import Measure, OutcomeTable, table_from_outcomes
+from thinkroute.routers.table import FloatArray
 from thinkroute.types import Outcome, Query, Usage
 
 NAN = float("nan")
+pa: Any = import_module("pyarrow")
+pq: Any = import_module("pyarrow.parquet")
 
 
 def example() -> OutcomeTable:
@@ -80,7 +83,7 @@ def test_a_file_with_only_the_required_columns_is_enough(tmp_path: Path) -> None
         "arm_id": ["m", "n", "m"],
         "quality": [1, 0, 1],
     }
-    pq.write_table(pa.table(rows), path)  # pyright: ignore[reportUnknownMemberType]
+    pq.write_table(pa.table(rows), path)
     table = read_outcomes(path)
     assert table.arms == ("m", "n")
     np.testing.assert_array_equal(table.quality_QA, [[1.0, 0.0], [1.0, NAN]])
@@ -109,7 +112,7 @@ def test_a_wrong_value_is_named_with_file_column_and_row(
         "arm_id": ["m", "n", "m"],
         "quality": [1.0, 0.0, 1.0],
     }
-    pq.write_table(pa.table({**rows, **change}), path)  # pyright: ignore[reportUnknownMemberType]
+    pq.write_table(pa.table({**rows, **change}), path)
     with pytest.raises(DataError, match=words) as caught:
         read_outcomes(path)
     assert str(path) in str(caught.value)
@@ -121,11 +124,11 @@ def test_missing_columns_files_and_other_formats_are_refused(tmp_path: Path) -> 
     (tmp_path / "text.parquet").write_text("query_id,text")
     with pytest.raises(DataError, match="not a readable Parquet file"):
         read_outcomes(tmp_path / "text.parquet")
-    pq.write_table(pa.table({"query_id": ["a"]}), tmp_path / "thin.parquet")  # pyright: ignore[reportUnknownMemberType]
+    pq.write_table(pa.table({"query_id": ["a"]}), tmp_path / "thin.parquet")
     with pytest.raises(DataError, match="column 'text' is missing"):
         read_outcomes(tmp_path / "thin.parquet")
     newer = pa.table({"query_id": ["a"]}).replace_schema_metadata({"thinkroute.outcomes.version": "9"})
-    pq.write_table(newer, tmp_path / "newer.parquet")  # pyright: ignore[reportUnknownMemberType]
+    pq.write_table(newer, tmp_path / "newer.parquet")
     with pytest.raises(DataError, match="version 9"):
         read_outcomes(tmp_path / "newer.parquet")
 
@@ -190,7 +193,10 @@ def test_cells_become_a_table_and_unknown_counts_stay_missing() -> None:
 
 def test_the_digest_changes_with_any_outcome_and_not_with_notes() -> None:
     table = example()
-    measured = {**table.measured, "quality": np.array([[1.0, 0.25], [NAN, 0.0], [0.5, NAN]])}
+    measured: dict[Measure, FloatArray] = {
+        **table.measured,
+        "quality": np.array([[1.0, 0.25], [NAN, 0.0], [0.5, NAN]]),
+    }
     changed = OutcomeTable(table.query_ids, table.texts, table.arms, measured)
     bare = OutcomeTable(table.query_ids, table.texts, table.arms, table.measured, notes={"x": "y"})
     assert bare.digest() == table.digest() != changed.digest()

@@ -108,7 +108,8 @@ async def collect(
         grader: Grades all answers; None takes each question's own.
         concurrency: Calls under way at once, >= 1.
         spend_cap_usd: No call is started that would likely pass it: each call under way is reserved at the
-            dearest answer its arm has given so far. None for no cap.
+            dearest answer its arm has given so far, and every arm is first asked once, alone, to learn that. A
+            last answer dearer than all before it can still pass the cap by the difference. None for no cap.
         progress: Called after every cell.
 
     Raises:
@@ -123,11 +124,14 @@ async def collect(
     done = _read_journal(journal, questions)
     with _open_journal(journal, questions) as file:
         run = _Run(done, file, answer_one, graders, spend_cap_usd, progress, len(questions) * len(arms))
-        todo = iter([(q, a) for q in questions for a in arms if not run.has(q.id, a.id)])
+        todo = [(q, a) for q in questions for a in arms if not run.has(q.id, a.id)]
         try:
             async with asyncio.TaskGroup() as group:
+                if spend_cap_usd is not None:
+                    await run.work(_first_of_each_arm(todo))
+                rest = iter([cell for cell in todo if not run.has(cell[0].id, cell[1].id)])
                 for _ in range(concurrency):
-                    group.create_task(run.work(todo))
+                    group.create_task(run.work(rest))
         except* ThinkrouteError as errors:
             raise errors.exceptions[0] from None
     return run.collected(questions, arms)
@@ -241,6 +245,13 @@ class _Run:
             failed=sum(cell.error is not None for cell in cells),
             unasked=len(wanted) - len(cells),
         )
+
+
+def _first_of_each_arm(todo: Sequence[tuple[Question, Arm]]) -> Iterator[tuple[Question, Arm]]:
+    first: dict[str, tuple[Question, Arm]] = {}
+    for question, arm in todo:
+        first.setdefault(arm.id, (question, arm))
+    return iter(list(first.values()))
 
 
 def _outcome(cell: _Cell) -> Outcome:

@@ -64,7 +64,7 @@ def split(
 def _random_part(groups_Q: IntArray, seed: int, share: float) -> NDArray[np.bool_]:
     count = int(groups_Q.max(initial=-1)) + 1
     order = np.random.default_rng(seed).permutation(count)
-    return np.isin(groups_Q, order[: max(round(count * share), 1)])
+    return np.isin(groups_Q, order[: min(max(round(count * share), 1), count - 1)])
 
 
 def _unseen_tasks(table: OutcomeTable, seed: int, share: float) -> NDArray[np.bool_]:

@@ -125,7 +125,7 @@ def fit(table: OutcomeTable, parameters: Mapping[str, Scalar], encoder: Encoder 
     # Rows without any graded cell teach nothing and would only take the place of neighbours that do.
     graded = ~np.isnan(cells_QMA[:, 0]).all(axis=1)
     rows = np.flatnonzero(graded)
-    keys_ND = encoder.encode_batch([table.texts[row] for row in rows])
+    keys_ND = encoder.encode_batch([table.texts[int(row)] for row in rows])
     cells_QMA = cells_QMA[rows]
     settings = _choose(settings, keys_ND, cells_QMA[:, 0], statistics)
     return KnnRouter(statistics, settings, encoder, keys_ND, cells_QMA)

@@ -1,7 +1,7 @@
 """One ridge regression per arm and measure, in closed form, with the posterior's standard deviation.
 
 For an arm: weights (ZᵀZ + λI)⁻¹ Zᵀ(y − ȳ) over the queries whose cell was measured, prediction ȳ + z·w, where z is
-the encoder's vector minus its average. The standard deviation is that of Bayesian linear regression,
+the encoder's vector minus its average over those queries. The standard deviation is that of Bayesian linear regression,
 σ·√(1/n + zᵀ(ZᵀZ + λI)⁻¹z · N/n), with σ² the mean squared leave-one-out residual. Quality is regressed as it is
 (a linear probability model) and clipped to [0, 1]; counts and seconds are clipped to the range seen in training,
 since a line extrapolates without mercy.
@@ -43,6 +43,7 @@ class _Fitted:
     """Numbers of a fitted ridge; the names are those of the artefact."""
 
     centre_D: FloatArray
+    intercept_MA: FloatArray
     weight_DMA: FloatArray
     inverse_DD: FloatArray
     noise_MA: FloatArray
@@ -80,7 +81,7 @@ class RidgeRouter(TableRouter):
     def _batch_moments(self, queries: Sequence[Query]) -> tuple[FloatArray, FloatArray]:
         vector_QD = self._encoder.encode_batch([query.text for query in queries]) - self._fitted.centre_D
         shape = (len(queries), *self.statistics.mean_MA.shape)
-        mean_QMA = self.statistics.mean_MA + (vector_QD @ self._weight_DC).reshape(shape)
+        mean_QMA = self._fitted.intercept_MA + (vector_QD @ self._weight_DC).reshape(shape)
         np.minimum(np.maximum(mean_QMA, self._fitted.low_MA), self._fitted.high_MA, out=mean_QMA)
         leverage_Q = ((vector_QD @ self._fitted.inverse_DD) * vector_QD).sum(axis=1)
         spread_QMA = np.sqrt(self._per_cell_MA + self._coverage_MA * leverage_Q[:, None, None])
@@ -96,7 +97,10 @@ def fit(table: OutcomeTable, parameters: Mapping[str, Scalar], encoder: Encoder 
         raise ConfigError(f"router ridge: penalty={settings.penalty} cannot be negative (0: chosen)")
     statistics = ArmStatistics.of(table)
     cells_QMA = statistics.training_cells(table)
-    vector_QD = encoder.encode_batch(table.texts).astype(np.float64)
+    # Rows without any graded cell teach nothing and must not move the average.
+    rows = np.flatnonzero((~np.isnan(cells_QMA[:, 0])).sum(axis=1))
+    cells_QMA = cells_QMA[rows]
+    vector_QD = encoder.encode_batch([table.texts[int(row)] for row in rows]).astype(np.float64)
     centre_D = vector_QD.mean(axis=0)
     vector_QD -= centre_D
     if not settings.penalty:
@@ -115,6 +119,7 @@ def restore(state: RouterState) -> TableRouter:
     cells, size = state.statistics.mean_MA.shape, encoder.dimension
     shapes = {
         "centre_D": (size,),
+        "intercept_MA": cells,
         "weight_DMA": (size, *cells),
         "inverse_DD": (size, size),
         "noise_MA": cells,
@@ -137,19 +142,20 @@ def _solve(vector_QD: FloatArray, centre_D: FloatArray, cells_QMA: FloatArray, p
     size = vector_QD.shape[1]
     _, measures, arms = cells_QMA.shape
     weight_DMA = np.zeros((size, measures, arms))
-    noise_MA = np.full((measures, arms), np.nan)
-    low_MA, high_MA = np.full_like(noise_MA, np.nan), np.full_like(noise_MA, np.nan)
+    intercept_MA, noise_MA, low_MA, high_MA = (np.full((measures, arms), np.nan) for _ in range(4))
     for measure, arm in np.ndindex(measures, arms):
         seen = ~np.isnan(cells_QMA[:, measure, arm])
         if not seen.any():
             continue
         target = cells_QMA[seen, measure, arm]
         low_MA[measure, arm], high_MA[measure, arm] = target.min(), target.max()
-        weight, residual = _one(vector_QD[seen], target - target.mean(), penalty)
+        mean_D = vector_QD[seen].mean(axis=0)
+        weight, residual = _one(vector_QD[seen] - mean_D, target - target.mean(), penalty)
         weight_DMA[:, measure, arm] = weight
+        intercept_MA[measure, arm] = target.mean() - mean_D @ weight
         noise_MA[measure, arm] = np.sqrt((residual**2).mean())
     inverse_DD = np.linalg.inv(vector_QD.T @ vector_QD + penalty * np.eye(size)).astype(np.float64)
-    return _Fitted(centre_D, weight_DMA, inverse_DD, noise_MA, low_MA, high_MA)
+    return _Fitted(centre_D, intercept_MA, weight_DMA, inverse_DD, noise_MA, low_MA, high_MA)
 
 
 def _one(vector_QD: FloatArray, target_Q: FloatArray, penalty: float) -> tuple[FloatArray, FloatArray]:
@@ -167,7 +173,8 @@ def _best_penalty(vector_QD: FloatArray, quality_QA: FloatArray) -> float:
     errors = dict.fromkeys(_PENALTIES, 0.0)
     for quality_Q in quality_QA.T:
         seen = ~np.isnan(quality_Q)
-        left_QS, value_S, _ = np.linalg.svd(vector_QD[seen], full_matrices=False)
+        centred = vector_QD[seen] - vector_QD[seen].mean(axis=0)
+        left_QS, value_S, _ = np.linalg.svd(centred, full_matrices=False)
         target = quality_Q[seen] - quality_Q[seen].mean()
         turned_S = left_QS.T @ target
         for penalty in _PENALTIES:
