@@ -82,13 +82,13 @@ class Arm:
     """Model names from the configuration, in the order the program uses them. Never empty."""
     effort: Effort = Effort()
     """How long the models may think."""
+    id: str = field(init=False, repr=False, compare=False)
+    """Stable name, unique among arms: `model@effort`, or `program(a → b)@effort` for several models."""
 
-    @property
-    def id(self) -> str:
-        """Stable name, unique among arms: `model@effort`, or `program(a → b)@effort` for several models."""
-        if self.program in ("direct", "budgeted"):
-            return f"{self.models[0]}@{self.effort}"
-        return f"{self.program}({' → '.join(self.models)})@{self.effort}"
+    def __post_init__(self) -> None:
+        single = self.program in ("direct", "budgeted")
+        name = self.models[0] if single else f"{self.program}({' → '.join(self.models)})"
+        object.__setattr__(self, "id", f"{name}@{self.effort}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,6 +39,7 @@ class Request:
     """Which configured key the caller used; None when none are configured."""
     started: bool = field(default=False, init=False)
     """Whether response headers have been sent."""
+    _left: bool = field(default=False, init=False)
 
     @classmethod
     def of(cls, scope: Scope, receive: Receive, send: Send) -> Request:
@@ -105,26 +105,25 @@ class Request:
         Raises:
             CallerLeft: the caller left and the work has been cancelled and has cleaned up.
         """
-        task = asyncio.ensure_future(work)
-        watch = asyncio.ensure_future(self._disconnected())
+        working = asyncio.current_task()
+        if working is None:  # pragma: no cover - a coroutine always runs in a task
+            raise RuntimeError("while_connected needs a running task")
+        watch = asyncio.ensure_future(self._cancel_when_left(working))
+        cancelling = working.cancelling()
         try:
-            await asyncio.wait((task, watch), return_when=asyncio.FIRST_COMPLETED)
-            if not task.done():
-                task.cancel()
-                with suppress(asyncio.CancelledError):
-                    await task
-                raise CallerLeft
-            await task
+            await work
+        except asyncio.CancelledError:
+            if self._left and working.uncancel() <= cancelling:
+                raise CallerLeft from None
+            raise
         finally:
             watch.cancel()
-            if not task.done():
-                task.cancel()
-                with suppress(asyncio.CancelledError):
-                    await task
 
-    async def _disconnected(self) -> None:
+    async def _cancel_when_left(self, working: asyncio.Task[Any]) -> None:
         while (await self.receive())["type"] != "http.disconnect":
             pass
+        self._left = True
+        working.cancel()
 
 
 def _header_value(value: str) -> bytes:

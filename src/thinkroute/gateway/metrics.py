@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
     CollectorRegistry,
@@ -15,6 +17,7 @@ from thinkroute.types import Ledger
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _DECISION_SECONDS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05)
+_CHILDREN = 512
 
 
 class Metrics:
@@ -60,6 +63,12 @@ class Metrics:
             "thinkroute_unpriced_calls", "Calls whose cost is unknown.", ("model",), registry=self.registry
         )
         self._feedback = Counter("thinkroute_feedback", "Feedback received.", registry=self.registry)
+        # Finding a labelled child costs more than counting on it.
+        self._requests_of = lru_cache(_CHILDREN)(self._requests.labels)
+        self._latency_of = lru_cache(_CHILDREN)(self._latency.labels)
+        self._ttft_of = lru_cache(_CHILDREN)(self._ttft.labels)
+        self._tokens_of = lru_cache(_CHILDREN)(self._tokens.labels)
+        self._cost_of = lru_cache(_CHILDREN)(self._cost.labels)
 
     def begin(self) -> None:
         """A chat request started."""
@@ -72,22 +81,22 @@ class Metrics:
     def end(self, arm: str, status: str, code: str, latency_s: float, ttft_s: float | None) -> None:
         """A chat request ended; `arm` is "none" when none was chosen."""
         self._in_flight.dec()
-        self._requests.labels(arm, status, code).inc()
-        self._latency.labels(arm).observe(latency_s)
+        self._requests_of(arm, status, code).inc()
+        self._latency_of(arm).observe(latency_s)
         if ttft_s is not None:
-            self._ttft.labels(arm).observe(ttft_s)
+            self._ttft_of(arm).observe(ttft_s)
 
     def spent(self, ledger: Ledger) -> None:
         """What a request used."""
         for entry in ledger.entries:
             usage = entry.usage
-            self._tokens.labels(entry.owner, "prompt").inc(usage.prompt_tokens)
-            self._tokens.labels(entry.owner, "reasoning").inc(usage.reasoning_tokens)
-            self._tokens.labels(entry.owner, "answer").inc(usage.completion_tokens - usage.reasoning_tokens)
+            self._tokens_of(entry.owner, "prompt").inc(usage.prompt_tokens)
+            self._tokens_of(entry.owner, "reasoning").inc(usage.reasoning_tokens)
+            self._tokens_of(entry.owner, "answer").inc(usage.completion_tokens - usage.reasoning_tokens)
             if entry.cost_usd is None:
                 self._unpriced.labels(entry.owner).inc()
             else:
-                self._cost.labels(entry.owner).inc(entry.cost_usd)
+                self._cost_of(entry.owner).inc(entry.cost_usd)
 
     def feedback(self) -> None:
         """A caller graded an answer."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import ipaddress
 import logging
 import socket
+import sys
 from collections.abc import Callable
 
 from thinkroute.config.schema import ServerSection
@@ -15,6 +17,9 @@ from thinkroute.gateway.runtime import Runtime
 
 _BACKLOG = 2048
 _GRACE_S = 10
+_THREAD_TURN_S = 0.0005
+"""How long the thread that writes the decision log may keep the interpreter while a request waits for it; with
+Python's 5 ms that wait was the p95 of a quick upstream."""
 
 
 def check_exposure(server: ServerSection) -> None:
@@ -81,6 +86,9 @@ def run(runtime: Runtime, *, log_level: str = "info", on_ready: Callable[[str], 
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
+            # What start-up made stays for good: the collector need not walk it again under every load.
+            gc.collect()
+            gc.freeze()
             if on_ready is not None and not self.should_exit:
                 on_ready(f"http://{host}:{port}")
 
@@ -90,10 +98,12 @@ def run(runtime: Runtime, *, log_level: str = "info", on_ready: Callable[[str], 
         access_log=False,
         log_config=None,
         server_header=False,
+        proxy_headers=False,
         timeout_graceful_shutdown=_GRACE_S,
         backlog=_BACKLOG,
     )
     serving = Server(config)
+    sys.setswitchinterval(_THREAD_TURN_S)
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         runner.run(serving.serve(sockets=[listener]))
     if not serving.started:
