@@ -46,15 +46,11 @@ class Gateway:
         self, path: str, body: bytes, headers: Mapping[str, str] | None = None
     ) -> aiohttp.ClientResponse:
         """Post raw bytes."""
-        response = await self.session.post(f"{self.url}{path}", data=body, headers=headers)
-        await response.read()
-        return response
+        return await self.request("POST", path, data=body, headers=headers)
 
     async def get(self, path: str, headers: Mapping[str, str] | None = None) -> aiohttp.ClientResponse:
         """Get a path."""
-        response = await self.session.get(f"{self.url}{path}", headers=headers)
-        await response.read()
-        return response
+        return await self.request("GET", path, headers=headers)
 
     def record(self) -> DecisionRecord:
         """The newest decision record."""

@@ -87,6 +87,14 @@ async def test_a_thinking_budget_is_enforced_by_two_calls(gateway: GatewayFactor
         assert record.legs[0].completion_tokens <= 3
 
 
+async def test_a_cap_smaller_than_the_thinking_still_gets_an_answer(gateway: GatewayFactory) -> None:
+    async with FakeUpstream(REPLY) as upstream, gateway(settings(upstream)) as g:
+        body = await (await g.chat(model="qwen3@on", max_tokens=8)).json()
+        assert body["choices"][0]["message"]["content"]
+        assert body["usage"]["completion_tokens"] <= 8
+        assert body["thinkroute"]["legs"] == 2
+
+
 async def test_an_engine_with_its_own_budget_field_gets_one_call(gateway: GatewayFactory) -> None:
     async with FakeUpstream(REPLY) as upstream:
         config = settings(upstream, thinking_budget_field="thinking_token_budget")

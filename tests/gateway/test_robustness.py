@@ -111,8 +111,8 @@ async def test_several_choices_are_refused_not_dropped(gateway: GatewayFactory) 
 
 async def test_a_10_mb_body_is_a_413_before_it_is_read(gateway: GatewayFactory) -> None:
     async with FakeUpstream(REPLY) as upstream, gateway(settings(upstream)) as g:
-        async with g.session.post(g.url + CHAT, data=io.BytesIO(b" " * 10_000_000)) as response:
-            assert (response.status, (await error_of(response))["code"]) == (413, "request_too_large")
+        response = await g.request("POST", CHAT, data=io.BytesIO(b" " * 10_000_000))
+        assert (response.status, (await error_of(response))["code"]) == (413, "request_too_large")
         assert (await g.recorded()).error_code == "request_too_large"
 
 
@@ -123,8 +123,7 @@ async def test_a_body_of_undeclared_length_is_cut_off_at_the_limit(gateway: Gate
             yield b" " * 100
 
     async with FakeUpstream(REPLY) as upstream, gateway(settings(upstream, max_body_bytes=1000)) as g:
-        async with g.session.post(g.url + CHAT, data=drip()) as response:
-            assert response.status == 413
+        assert (await g.request("POST", CHAT, data=drip())).status == 413
 
 
 @pytest.mark.parametrize("opening", [b"[", b'{"a":'])
@@ -152,9 +151,9 @@ async def test_wrong_paths_and_methods_answer_in_openai_s_shape(
     gateway: GatewayFactory, method: str, path: str, status: int
 ) -> None:
     async with FakeUpstream(REPLY) as upstream, gateway(settings(upstream)) as g:
-        async with g.session.request(method, g.url + path) as response:
-            assert response.status == status
-            await error_of(response)
+        response = await g.request(method, path)
+        assert response.status == status
+        await error_of(response)
 
 
 @pytest.mark.parametrize("header", [None, "Bearer wrong", "Basic key", "key", "Bearer ", "Bearer key extra"])
@@ -163,9 +162,9 @@ async def test_a_missing_or_wrong_key_is_a_401(gateway: GatewayFactory, header: 
         headers = {} if header is None else {"Authorization": header}
         for path in (CHAT, "/v1/models", "/metrics", "/v1/decisions/x"):
             method = "POST" if path == CHAT else "GET"
-            async with g.session.request(method, g.url + path, headers=headers) as response:
-                assert response.status == 401
-                await error_of(response)
+            response = await g.request(method, path, headers=headers)
+            assert response.status == 401
+            await error_of(response)
         assert (await g.get("/healthz")).status == 200
         assert not list(g.runtime.store.iter_records()), "strangers cannot fill the log"
 
@@ -303,6 +302,7 @@ async def test_too_many_at_once_are_shed_with_503(gateway: GatewayFactory) -> No
             responses = await asyncio.gather(*(g.chat(model="qwen3@off", stream=True) for _ in range(6)))
             statuses = sorted(response.status for response in responses)
             assert statuses == [200, 200, 503, 503, 503, 503]
+            await asyncio.gather(*(response.read() for response in responses))
             shed = next(response for response in responses if response.status == 503)
             assert shed.headers["retry-after"] == "1"
             assert (await error_of(shed))["code"] == "gateway_overloaded"

@@ -76,9 +76,23 @@ def arm_for(model: Model, effort: Effort) -> Arm | None:
         return Arm("direct", (model.name,), effort) if effort_is_known(model, effort) else None
     if model.thinking_budget_field is not None:
         return Arm("direct", (model.name,), effort)
-    if model.family.budget == "two_call" and (model.engine == "embedded" or model.continuation != "none"):
-        return Arm("budgeted", (model.name,), effort)
-    return None
+    return Arm("budgeted", (model.name,), effort) if can_be_cut(model) else None
+
+
+def can_be_cut(model: Model) -> bool:
+    """Whether thinking can be ended by the two-call program on this model's engine."""
+    return model.family.budget == "two_call" and (model.engine == "embedded" or model.continuation != "none")
+
+
+def under_cap(arm: Arm, model: Model, max_tokens: int | None) -> Arm:
+    """The arm to run under the caller's cap: unlimited thinking that could eat the whole cap becomes a budget.
+
+    Without this, a cap smaller than the thinking would be billed in full for an empty answer.
+    """
+    unlimited = arm.program == "direct" and arm.effort.level == "on" and arm.effort.budget_tokens is None
+    if max_tokens is not None and unlimited and can_be_cut(model):
+        return Arm("budgeted", arm.models, arm.effort)
+    return arm
 
 
 def effort_is_known(model: Model, effort: Effort) -> bool:

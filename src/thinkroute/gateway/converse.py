@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import aclosing
 
+from thinkroute.config.resolve import under_cap
 from thinkroute.errors import OutOfScope, ThinkrouteError
 from thinkroute.gateway.exchange import Exchange
 from thinkroute.gateway.runtime import Runtime
@@ -30,7 +31,8 @@ def prepare(runtime: Runtime, exchange: Exchange, body: bytes) -> Run:
     runtime.metrics.decided(time.perf_counter() - decide_from)
     arm = route.decision.arm
     exchange.ignored_fields = runtime.ignored_fields(arm, request.options)
-    program = build(arm, runtime.thinking_format(arm), route.max_tokens, runtime.answer_floor_tokens(arm))
+    run_as = under_cap(arm, runtime.model(arm), route.max_tokens)
+    program = build(run_as, runtime.thinking_format(arm), route.max_tokens, runtime.answer_floor_tokens(arm))
     prompt = Prompt(request.messages, request.options, request.stream)
     exchange.run = Run(program, prompt, runtime.engines, runtime.dispatcher.model_prices)
     return exchange.run

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from thinkroute.catalog import Model
-from thinkroute.config.resolve import Resolved, arm_for, automatic_arms, unsupported_effort
+from thinkroute.config.resolve import Resolved, arm_for, automatic_arms, can_be_cut, unsupported_effort
 from thinkroute.errors import (
     BudgetExhausted,
     InvalidRequest,
@@ -157,6 +157,7 @@ class Dispatcher:
         self, arms: Sequence[Arm], query: Query, out_of_scope: OutOfScope | None
     ) -> tuple[dict[str, tuple[int | None, float]], dict[str, tuple[str, ...]]]:
         """Per arm: (token cap, worst-case dollars), and the arms ruled out with their reasons."""
+        left_usd = self._budget.left_usd
         caps: dict[str, tuple[int | None, float]] = {}
         ruled_out: dict[str, tuple[str, ...]] = {}
         for arm in arms:
@@ -164,7 +165,7 @@ class Dispatcher:
             reasons = _misfits(models, query)
             if out_of_scope is not None and any(model.engine == "embedded" for model in models):
                 reasons.append(OUT_OF_SCOPE)
-            cap = self._affordable(arm, query)
+            cap = self._affordable(arm, query, left_usd)
             if isinstance(cap, str):
                 reasons.append(cap)
             else:
@@ -173,10 +174,9 @@ class Dispatcher:
                 ruled_out[arm.id] = tuple(reasons)
         return caps, ruled_out
 
-    def _affordable(self, arm: Arm, query: Query) -> tuple[int | None, float] | str:
+    def _affordable(self, arm: Arm, query: Query, left_usd: float | None) -> tuple[int | None, float] | str:
         """Token cap and worst-case dollars of an arm under the dollar limits, or why it cannot be afforded."""
         budgets = self._resolved.config.policy.budgets
-        left_usd = self._budget.left_usd
         if budgets.usd_per_request is None and left_usd is None:
             return query.max_tokens, 0.0
         price = self._prices.get(arm.models[0])
@@ -185,7 +185,7 @@ class Dispatcher:
         limit_usd = min(budgets.usd_per_request or math.inf, left_usd if left_usd is not None else math.inf)
         code = OVER_SPEND_BUDGET if limit_usd == left_usd else OVER_REQUEST_BUDGET
         # A second leg is billed the prompt and the thinking again as its prompt.
-        legs = 2 if arm.program == "budgeted" else 1
+        legs = 2 if arm.effort.thinks and can_be_cut(self._resolved.models[arm.models[0]]) else 1
         prompt_tokens = query.prompt_tokens * _CAUTIOUS_TOKENS_PER_ESTIMATED * legs
         per_token = (price.output_usd_per_mtok + (legs - 1) * price.input_usd_per_mtok) / 1e6
         room_usd = limit_usd - price.cost_usd(prompt_tokens, 0)
