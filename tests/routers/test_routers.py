@@ -2,9 +2,12 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from thinkroute.errors import ConfigError
 from thinkroute.routers import OutcomeTable, TableRouter, fit_router
+from thinkroute.routers.knn import _smallest  # pyright: ignore[reportPrivateUsage]
 from thinkroute.routers.table import FloatArray
 from thinkroute.signals.base import Encoder, EncoderState, Matrix, Vector
 from thinkroute.types import Query
@@ -75,8 +78,8 @@ def test_random_mix_is_right_on_average_and_the_same_for_the_same_text() -> None
 def test_knn_follows_its_formula() -> None:
     """Neighbours at squared distance 0 and 1, h = 1, κ = 1, arm mean 0.5: (1·1 + e⁻¹·0 + 1·0.5) / (1 + e⁻¹ + 1)."""
     table = world(["0 0", "0 1", "9 9"], np.array([[1.0], [0.0], [0.5]]))
-    settings = {"neighbours": 2, "bandwidth": 1.0, "prior_weight": 1.0}
-    router = fit_router("knn", table, parameters=settings, encoder=coordinates(2))
+    parameters = {"neighbours": 2, "bandwidth": 1.0, "prior_weight": 1.0}
+    router = fit_router("knn", table, parameters=parameters, encoder=coordinates(2))
     got = router.predict(Query("0 0"), ("a",))["a"].quality
     near = np.exp(-1.0)
     total = 2 + near
@@ -87,10 +90,19 @@ def test_knn_follows_its_formula() -> None:
     assert got.std == pytest.approx(np.sqrt((1 + near**2) * local + spread) / total, rel=1e-4)
 
 
+@given(st.lists(st.integers(-40, 40), min_size=1, max_size=400), st.integers(1, 60))
+@settings(deadline=None)
+def test_the_nearest_are_exactly_the_smallest_distances(numbers: list[int], k: int) -> None:
+    far = np.array(numbers, dtype=np.float32)
+    found = _smallest(far, k)
+    assert len(set(found.tolist())) == min(k, len(numbers))
+    assert sorted(far[found].tolist()) == sorted(numbers)[:k]
+
+
 def test_knn_far_from_everything_says_the_mean_and_the_full_spread() -> None:
     table = world(["0 0", "0 1", "1 0", "1 1"], np.array([[1.0], [0.0], [1.0], [0.0]]))
-    settings = {"neighbours": 4, "bandwidth": 1.0, "prior_weight": 1.0}
-    router = fit_router("knn", table, parameters=settings, encoder=coordinates(2))
+    parameters = {"neighbours": 4, "bandwidth": 1.0, "prior_weight": 1.0}
+    router = fit_router("knn", table, parameters=parameters, encoder=coordinates(2))
     far = router.predict(Query("80 80"), ("a",))["a"].quality
     near = router.predict(Query("0 0"), ("a",))["a"].quality
     assert far.mean == pytest.approx(0.5)
@@ -100,8 +112,8 @@ def test_knn_far_from_everything_says_the_mean_and_the_full_spread() -> None:
 
 def test_knn_skips_neighbours_whose_cell_is_missing() -> None:
     table = world(["0", "0", "5"], np.array([[np.nan, 0.0], [1.0, 0.0], [1.0, 1.0]]))
-    settings = {"neighbours": 2, "bandwidth": 1.0, "prior_weight": 0.001}
-    got = quality(fit_router("knn", table, parameters=settings, encoder=coordinates(1)), "0")
+    parameters = {"neighbours": 2, "bandwidth": 1.0, "prior_weight": 0.001}
+    got = quality(fit_router("knn", table, parameters=parameters, encoder=coordinates(1)), "0")
     assert got["a"] == pytest.approx(1.0)
     assert got["b"] == pytest.approx(0.0, abs=0.01)
 

@@ -27,7 +27,7 @@ from thinkroute.routers.base import ArmStatistics, RouterKind, RouterState, Tabl
 from thinkroute.routers.settings import read_settings
 from thinkroute.routers.table import FloatArray, OutcomeTable
 from thinkroute.signals import restore_encoder
-from thinkroute.signals.base import Encoder, Matrix, Scalar
+from thinkroute.signals.base import Encoder, Matrix, Scalar, Vector
 from thinkroute.types import Query
 
 _NEIGHBOURS: Final = (10, 20, 40, 80, 160)
@@ -36,6 +36,7 @@ _BANDWIDTHS: Final = (0.25, 0.5, 1.0, 2.0)
 _PRIOR_WEIGHTS: Final = (0.5, 2.0, 8.0)
 _TUNING_ROWS: Final = 4000
 _CHUNK: Final = 256
+_SAMPLE_STEP: Final = 8
 _SAME: Final = 1e-6
 """Squared distance below which two queries count as the same."""
 
@@ -92,8 +93,7 @@ class KnnRouter(TableRouter):
     def _moments(self, query: Query) -> tuple[FloatArray, FloatArray]:
         vector = self._encoder.encode(query.text)
         far_N = self._half_norm_N - self._keys_ND @ vector
-        k = min(self.settings.neighbours, len(far_N))
-        nearest = np.argpartition(far_N, k - 1)[:k] if k < len(far_N) else np.arange(k)
+        nearest = _smallest(far_N, self.settings.neighbours)
         distance_k = 2.0 * far_N[nearest].astype(np.float64) + float(vector @ vector)
         weight_k = np.exp(np.minimum(distance_k, 0.0) - np.maximum(distance_k, 0.0) / self.settings.bandwidth)
         return self._weighted(nearest, weight_k)
@@ -146,6 +146,23 @@ def restore(state: RouterState) -> TableRouter:
 
 
 KIND: Final = RouterKind(fit=fit, restore=restore, reads_text=True)
+
+
+def _smallest(far_N: Vector, k: int) -> NDArray[np.intp]:
+    """Places of the k smallest numbers, all of them when there are fewer.
+
+    A sample gives a bound under which there are likely somewhat more than k; partitioning those few is several
+    times quicker than partitioning all. The result is exact: with fewer than k under the bound, all are sorted out.
+    """
+    if k >= len(far_N):
+        return np.arange(len(far_N))
+    sample = far_N[::_SAMPLE_STEP]
+    rank = 2 * k // _SAMPLE_STEP + 4
+    if rank < len(sample):
+        few = np.flatnonzero(far_N < np.partition(sample, rank)[rank])
+        if len(few) >= k:
+            return few[np.argpartition(far_N[few], k - 1)[:k]]
+    return np.argpartition(far_N, k - 1)[:k]
 
 
 @dataclass(frozen=True)

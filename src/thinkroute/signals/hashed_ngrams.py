@@ -5,7 +5,7 @@ unit length (what the text is about) and the standardised structural features sc
 long and how intricate it is). The first serves prompts of the real world, the second serves small languages where
 the number of steps decides the difficulty.
 
-Deterministic: hashes are polynomial over bytes and CRC-32 over words, so neither the process, the platform's byte
+Deterministic: hashes are products of the bytes themselves and of CRC-32 over words, so neither the process, the platform's byte
 order nor PYTHONHASHSEED matters. Only the first `head_bytes` and last `tail_bytes` are read for n-grams; structure
 sees everything.
 """
@@ -32,7 +32,7 @@ _TOKEN: Final = re.compile(r"\w+|[^\w\s]")
 _STEP: Final = np.uint64(0x9E3779B97F4A7C15)
 _MIX: Final = np.uint64(0xBF58476D1CE4E5B9)
 _WORD_SALT: Final = np.uint64(0x94D049BB133111EB)
-_SIGN_BIT: Final = np.uint64(31)
+_SIGNS: Final = np.array([1.0, -1.0])
 _STRUCTURE_LIMIT: Final = 4.0
 """Standardised features are cut here: one 100 kB prompt must not outweigh everything else."""
 _COMMON_WEIGHT: Final = 0.1
@@ -163,25 +163,26 @@ def _hash_row(raw: bytes, settings: HashedNgramsSettings) -> tuple[NDArray[np.in
         raw = raw[: settings.head_bytes] + b" " + raw[len(raw) - settings.tail_bytes :]
     text = raw.decode("utf-8", "replace").lower()
     key = np.concatenate((*_byte_grams(text.encode()), *_word_grams(text)))
-    key ^= key >> np.uint64(30)
     key *= _MIX
-    key ^= key >> np.uint64(27)
-    bucket = (key & np.uint64(settings.buckets - 1)).astype(np.intp)
-    sign = 1.0 - 2.0 * ((key >> _SIGN_BIT) & np.uint64(1)).astype(np.float64)
-    count_B = np.bincount(bucket, weights=sign, minlength=settings.buckets)
+    # The top bits of a product depend on all bits of the key: B buckets and one bit for the sign.
+    key >>= np.uint64(64 - settings.buckets.bit_length())
+    code = key.astype(np.intp)
+    sign = _SIGNS[code & 1]
+    count_B = np.bincount(code >> 1, weights=sign, minlength=settings.buckets)
     # Comparing first is 15 times quicker than asking for the nonzero entries of floats.
     used = np.flatnonzero(count_B != 0)
     count = count_B[used]
-    return used, (np.sign(count) * np.log1p(np.abs(count))).astype(np.float32)
+    return used, np.copysign(np.log1p(np.abs(count)), count).astype(np.float32)
 
 
 def _byte_grams(raw: bytes) -> Iterator[NDArray[np.uint64]]:
-    byte_T = np.frombuffer(b" " + raw + b" ", dtype=np.uint8).astype(np.uint64) + np.uint64(1)
-    gram = byte_T
-    for size in range(2, min(max(_BYTE_GRAMS), len(byte_T)) + 1):
-        gram = gram[:-1] * _STEP + byte_T[size - 1 :]
-        if size in _BYTE_GRAMS:
-            yield gram
+    """Every run of so many bytes as a number, read from overlapping windows of eight bytes."""
+    places = len(raw) + 2
+    windows = np.ndarray((places,), dtype="<u8", buffer=b" " + raw + b" " + bytes(8), strides=(1,))
+    for size in _BYTE_GRAMS:
+        gram = windows[: max(places - size + 1, 0)] & np.uint64((1 << 8 * size) - 1)
+        # A longer gram ending in zero bytes would equal the shorter one.
+        yield gram + np.uint64(size << 56)
 
 
 def _word_grams(text: str) -> Iterator[NDArray[np.uint64]]:
