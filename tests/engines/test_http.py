@@ -491,7 +491,12 @@ async def test_listing_the_models_of_nothing_says_where_it_looked() -> None:
 
 
 async def test_a_server_that_never_answers_the_listing_times_out() -> None:
-    async with await asyncio.start_server(lambda _r, _w: asyncio.sleep(5), "127.0.0.1", 0) as server:
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(listen, "127.0.0.1", 0) as server:
         url = "http://{}:{}/v1".format(*server.sockets[0].getsockname()[:2])
         with pytest.raises(EngineTimeout, match=r"within 0\.1 s"):
             await list_models(url, None, timeout_s=0.1)
+        await asyncio.sleep(0.05)

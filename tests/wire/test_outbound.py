@@ -303,6 +303,22 @@ def test_thinking_cut_by_the_cap_is_still_open() -> None:
         assert (segment.text, segment.finish, segment.thinking_closed) == ("<think>\nhm", "length", False)
 
 
+def test_a_cap_too_small_to_show_any_thinking_leaves_the_block_open() -> None:
+    for _, segment in (read(delta("length", content="")), read_whole(whole({"content": ""}, "length"))):
+        assert (segment.text, segment.thinking_closed) == ("<think>\n", False)
+    for a_call, model in ((call(effort=Effort("off")), model_of()), (call(), model_of("plain"))):
+        _, segment = read(delta("length"), a_call=a_call, model=model)
+        assert (segment.text, segment.thinking_closed) == ("", True)
+    _, segment = read(delta("length"), a_call=call(prefix=CLOSED))
+    assert (segment.text, segment.thinking_closed) == ("", True)
+
+
+def test_a_cut_thought_of_a_family_that_always_thinks_is_a_thought() -> None:
+    chunks, segment = read_whole(whole({"content": "hm"}, "length"), model=model_of("deepseek-r1"))
+    assert said(chunks)["reasoning"] == "hm"
+    assert (segment.text, segment.thinking_closed) == ("<think>\nhm", False)
+
+
 @pytest.mark.parametrize("field", ["content", "reasoning", "reasoning_content"])
 def test_after_a_closed_block_everything_is_the_answer(field: str) -> None:
     model = model_of(continuation="prefill")

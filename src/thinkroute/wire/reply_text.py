@@ -8,6 +8,7 @@ Invariant: `chars` counts exactly the characters of the pieces handed out.
 
 from __future__ import annotations
 
+from thinkroute.catalog import Family
 from thinkroute.programs.protocol import Call, ThinkingFormat
 from thinkroute.types import Channel
 from thinkroute.wire.raw_prompt import prefix_text
@@ -17,12 +18,16 @@ from thinkroute.wire.thinking import EchoFilter, Piece, ThinkingSplitter, closin
 class ReplyText:
     """The text of one reply: which channel each piece belongs to, and the raw message at the end."""
 
-    def __init__(self, call: Call, thinking: ThinkingFormat, *, template_opens: bool) -> None:
+    def __init__(self, call: Call, family: Family) -> None:
+        thinking = ThinkingFormat(family.open_text, family.close_text, family.stop_text)
+        # Only templates of families that cannot but think are known to write the open tag themselves.
+        always = family.levels == ("on",)
         self._thinking = thinking
         self._prefixed = bool(call.prefix)
         self._answer_only = call.thinking_closed
-        self._can_think = call.effort.thinks or template_opens
-        self._opened = (self._prefixed and not self._answer_only) or (not self._prefixed and template_opens)
+        self._always_thinks = always
+        self._may_think = always or (call.effort.thinks and family.levels != ("default",))
+        self._opened = not self._answer_only if self._prefixed else always
         self._splitter = ThinkingSplitter(thinking, "reasoning" if self._opened else "answer")
         self._raw_prefix = prefix_text(call.prefix)
         before, _, after = self._raw_prefix.partition(thinking.close_tag)
@@ -35,6 +40,8 @@ class ReplyText:
         self.whole = False
         """Whether the whole text is known at once, so that a missing open tag can be told from a missing block."""
         self.called_tool = False
+        self.cut = False
+        """Whether a cap ended the reply."""
 
     @property
     def chars(self) -> tuple[int, int]:
@@ -49,8 +56,14 @@ class ReplyText:
         if self._thoughts:
             return bool("".join(self._contents))
         if not self._contents and not self._prefixed:
-            return True
+            return not self._cut_unseen
         return not self._splitter.thinking
+
+    @property
+    def _cut_unseen(self) -> bool:
+        """A cap of a token or two ends a reply before its server shows any thinking: the block is open all the same."""
+        nothing = not (self._prefixed or self._thoughts or self._contents or self.called_tool)
+        return nothing and self.cut and self._may_think
 
     def reasoning(self, text: str) -> list[Piece]:
         """Text from a field for reasoning."""
@@ -86,6 +99,8 @@ class ReplyText:
     def raw(self) -> str:
         """The message as the model wrote it, tags included; put together again when the server took it apart."""
         thought, content = "".join(self._thoughts), "".join(self._contents)
+        if self._cut_unseen:
+            return self._thinking.open_text
         if self._answer_only or not thought:
             opened = self._opened and not self._prefixed and content
             return self._thinking.open_text + content if opened and self._lacks_open_tag(content) else content
@@ -107,9 +122,10 @@ class ReplyText:
 
     def _look_ahead(self, text: str) -> None:
         """With the whole text known, a block whose open tag is in the template shows by its close tag alone."""
-        if self._prefixed or not self._can_think:
+        if self._prefixed or not self._may_think:
             return
-        self._opened = self._thinking.close_tag in text and self._lacks_open_tag(text)
+        shows = self._thinking.close_tag in text or (self._always_thinks and self.cut)
+        self._opened = shows and self._lacks_open_tag(text)
         self._splitter = ThinkingSplitter(self._thinking, "reasoning" if self._opened else "answer")
 
     def _lacks_open_tag(self, text: str) -> bool:

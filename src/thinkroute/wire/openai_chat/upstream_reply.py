@@ -21,7 +21,7 @@ import orjson
 from thinkroute.catalog import Model
 from thinkroute.errors import EngineInterrupted, EngineProtocolError
 from thinkroute.programs.driver import estimate_tokens
-from thinkroute.programs.protocol import Call, Chunk, Segment, SegmentFinish, ThinkingFormat, TokenLogprob
+from thinkroute.programs.protocol import Call, Chunk, Segment, SegmentFinish, TokenLogprob
 from thinkroute.types import Channel, Usage
 from thinkroute.wire.openai_chat.upstream_errors import reported_error
 from thinkroute.wire.openai_chat.upstream_usage import reported_usage
@@ -47,11 +47,9 @@ class ReplyReader:
     """Reads one reply. Feed it events or one body, then `close`, then ask for the `segment`."""
 
     def __init__(self, call: Call, model: Model) -> None:
-        family = model.family
         self._call = call
         self._model = model
-        self._thinking = ThinkingFormat(family.open_text, family.close_text, family.stop_text)
-        self._text = ReplyText(call, self._thinking, template_opens=family.levels == ("on",))
+        self._text = ReplyText(call, model.family)
         self._usage: Mapping[str, Any] | None = None
         self._finish: SegmentFinish | None = None
         self._done = False
@@ -83,9 +81,10 @@ class ReplyReader:
             self._done = True
             return []
         payload = self._payload(event.data)
-        if (error := reported_error(self._model, payload, streaming=True)) is not None:
-            raise error
-        return self._read(payload, "delta")
+        self._raise_reported(payload, streaming=True)
+        self._message = {}  # deltas cannot be joined without knowing their fields, so a segment keeps none of them
+        self._choice = {}
+        return self._chunks(self._pieces_of(payload, "delta"))
 
     def read_body(self, body: bytes) -> list[Chunk]:
         """The chunks (at most one a channel) of a reply that was not streamed.
@@ -95,14 +94,13 @@ class ReplyReader:
             EngineRejected: the body is an error despite its status.
         """
         payload = self._payload(body)
-        if (error := reported_error(self._model, payload, streaming=False)) is not None:
-            raise error
+        self._raise_reported(payload, streaming=False)
         if not payload.get("choices"):
             raise self._garbage("a completion without choices")
         self._text.whole = True
         pieces = [*self._pieces_of(payload, "message"), *self._text.close()]
         self._finish = self._finish or ("tool_calls" if self._message.get("tool_calls") else "stop")
-        return self._chunks(_joined(pieces), {"choice": self._choice, "message": self._message})
+        return self._chunks(_joined(pieces))
 
     def close(self) -> list[Chunk]:
         """Text that was held back in case it became a tag. The reply is over."""
@@ -111,31 +109,23 @@ class ReplyReader:
     def segment(self, latency_s: float = 0.0, ttft_s: float | None = None) -> Segment:
         """The whole reply."""
         upstream = {"body": self._body, "choice": self._choice, "message": self._message}
-        text = self._text.raw()
-        # A cap of a token or two can end a reply before its parser shows any thinking: the block is open all the same.
-        cut_unseen = self._finish == "length" and not text and self._call.effort.thinks
         return Segment(
-            text=text,
+            text=self._text.raw(),
             owner=self._call.model,
             finish=self._finish or "stop",
             logprobs=self._token_logprobs(),
             usage=self._counted_usage(),
-            thinking_closed=self._text.closed and not cut_unseen,
+            thinking_closed=self._text.closed,
             ttft_s=ttft_s,
             latency_s=latency_s,
             upstream={group: fields for group, fields in upstream.items() if fields},
         )
 
-    def _read(self, payload: Mapping[str, Any], message_field: str) -> list[Chunk]:
-        message_before, choice_before = self._message, self._choice
-        self._message, self._choice = {}, {}
-        pieces = self._pieces_of(payload, message_field)
-        news = {"choice": self._choice, "message": self._message}
-        # Deltas cannot be joined without knowing their fields, so a stream's segment keeps only the last choice's.
-        self._choice = {**choice_before, **self._choice}
-        self._choice.pop("logprobs", None)
-        self._message = message_before
-        return self._chunks(pieces, news)
+    def _raise_reported(self, payload: Mapping[str, Any], *, streaming: bool) -> None:
+        if "choices" in payload and not payload.get("error") and payload.get("object") != "error":
+            return
+        if (error := reported_error(self._model, payload, streaming=streaming)) is not None:
+            raise error
 
     def _pieces_of(self, payload: Mapping[str, Any], message_field: str) -> list[Piece]:
         for key, value in payload.items():
@@ -143,53 +133,50 @@ class ReplyReader:
                 self._body[key] = self._body_news[key] = value
         if isinstance(usage := payload.get("usage"), dict):
             self._usage = cast("dict[str, Any]", usage)
-        choices: object = payload.get("choices")
+        choices: Any = payload.get("choices")
         if not isinstance(choices, list):
             if choices is None and self._usage is not None:
                 return []  # some servers send the usage in a chunk that has no choices at all
             raise self._garbage("`choices` is missing or not an array")
-        if not choices:
-            return []
-        return self._choice_pieces(cast("list[object]", choices)[0], message_field)
+        return self._choice_pieces(choices[0], message_field) if choices else []
 
-    def _choice_pieces(self, value: object, message_field: str) -> list[Piece]:
-        if not isinstance(value, dict):
+    def _choice_pieces(self, choice: Any, message_field: str) -> list[Piece]:
+        if not isinstance(choice, dict):
             raise self._garbage("a choice is not an object")
-        choice = cast("dict[str, Any]", value)
-        for key, field in choice.items():
-            if key not in _OWNED_CHOICE and field is not None:
-                self._choice[key] = field
-        self._note_logprobs(choice.get("logprobs"))
-        if "text" in choice and message_field not in choice:
-            pieces = self._message_pieces({"content": choice["text"]})
-        else:
-            pieces = self._message_pieces(choice.get(message_field))
-        if (finish := choice.get("finish_reason")) is not None:
+        fields = cast("dict[str, Any]", choice)
+        for key, value in fields.items():
+            if key not in _OWNED_CHOICE and value is not None:
+                self._choice[key] = value
+        if "logprobs" in self._choice:
+            self._note_logprobs(self._choice["logprobs"])
+        if (finish := fields.get("finish_reason")) is not None:
             self._finish = self._finish_of(finish)
-        return pieces
+            self._text.cut = self._finish == "length"
+        message: Any = fields.get(message_field)
+        if message is None and "text" in fields:
+            message = {"content": fields["text"]}
+        return [] if message is None else self._message_pieces(message)
 
-    def _message_pieces(self, value: object) -> list[Piece]:
-        if value is None:
-            return []
-        if not isinstance(value, dict):
+    def _message_pieces(self, message: Any) -> list[Piece]:
+        if not isinstance(message, dict):
             raise self._garbage("a message is not an object")
-        message = cast("dict[str, Any]", value)
-        for key, field in message.items():
-            if key not in _OWNED_MESSAGE and field is not None and field != []:
-                self._message[key] = field
+        fields = cast("dict[str, Any]", message)
+        for key, value in fields.items():
+            if key not in _OWNED_MESSAGE and value is not None and value != []:
+                self._message[key] = value
+        if self._message.get("tool_calls") or self._message.get("function_call"):
+            self._text.called_tool = True
         pieces: list[Piece] = []
-        thought = message.get("reasoning_content") or message.get("reasoning")
+        thought = fields.get("reasoning_content") or fields.get("reasoning")
         if isinstance(thought, str):
-            pieces += self._text.reasoning(thought)
+            pieces = self._text.reasoning(thought)
         elif thought:
             self._message["reasoning"] = thought
-        content = message.get("content")
+        content = fields.get("content")
         if isinstance(content, str):
             pieces += self._text.content(content)
         elif content is not None:
             pieces += self._part_pieces(content)
-        if self._message.get("tool_calls") or self._message.get("function_call"):
-            self._text.called_tool = True
         return pieces
 
     def _part_pieces(self, content: object) -> list[Piece]:
@@ -209,18 +196,19 @@ class ReplyReader:
                 raise self._garbage("a part of `content` is not an object")
         return pieces
 
-    def _chunks(self, pieces: list[Piece], news: Mapping[str, Mapping[str, Any]]) -> list[Chunk]:
-        upstream: dict[str, Any] = {group: fields for group, fields in news.items() if fields}
+    def _chunks(self, pieces: list[Piece]) -> list[Chunk]:
+        news = bool(self._choice or self._message)
         if not pieces:
-            if not upstream:
+            if not news:
                 return []  # news of the body alone (a fingerprint) waits for the next chunk: it is no token
             pieces = [("answer", "")]
-        if self._body_news:
-            upstream["body"], self._body_news = self._body_news, {}
-        chunks = [Chunk(channel, text) for channel, text in pieces]
-        if upstream:
+        chunks = [Chunk(channel, text, None, {}) for channel, text in pieces]
+        if news or self._body_news:
+            groups = {"choice": self._choice, "message": self._message, "body": self._body_news}
+            upstream = {group: fields for group, fields in groups.items() if fields}
             channel, text = pieces[-1]
-            chunks[-1] = Chunk(channel, text, upstream=upstream)
+            chunks[-1] = Chunk(channel, text, None, upstream)
+            self._body_news = {}
         return chunks
 
     def _finish_of(self, finish: object) -> SegmentFinish:
