@@ -44,9 +44,9 @@ class Gateway:
 
     async def request(self, method: str, path: str, **more: Any) -> aiohttp.ClientResponse:
         """Any request, its body read."""
-        async with self.session.request(method, self.url + path, **more) as response:
-            await response.read()
-            return response
+        response = await self.session.request(method, self.url + path, **more)
+        await response.read()
+        return response
 
     async def post(
         self, path: str, body: bytes, headers: Mapping[str, str] | None = None
