@@ -60,25 +60,48 @@ def _panel(axes: Any, board: Leaderboard) -> None:
             axes.scatter(
                 [point.cost], [point.quality], s=size, marker=marker, color="black", label=name, zorder=4
             )
-    axes.set_xscale("log")
-    unit = "dollars" if board.cost_unit == "usd" else "generated tokens"
-    basis = " (proxy)" if board.notes.get("cost_basis") == "proxy" else ""
-    axes.set_xlabel(f"mean cost per query, {unit}{basis}")
+    _cost_axis(axes, board)
     axes.set_ylabel("mean quality")
     axes.set_title(f"{board.table}, split {board.split}", fontsize=11)
     axes.grid(visible=True, color="#E6E6E6", linewidth=0.6)
     axes.set_axisbelow(True)
-    axes.legend(fontsize=8, loc="lower right", framealpha=0.9)
+    axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3, frameon=False)
+
+
+def _cost_axis(axes: Any, board: Leaderboard) -> None:
+    """Logarithmic, with plain numbers at 1, 2 and 5 times each power of ten."""
+    ticker = import_module("matplotlib.ticker")
+    dollars = board.cost_unit == "usd"
+    axes.set_xscale("log")
+    axes.set_xlim(board.cost_low * 0.85, board.cost_high * 1.2)
+    axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_minor_locator(ticker.NullLocator())
+
+    def write(cost: float, _: int) -> str:
+        return f"${cost * 1000:.3g}" if dollars else f"{cost:.3g}"
+
+    axes.xaxis.set_major_formatter(write)
+    unit = "dollars per 1,000 queries" if dollars else "generated tokens per query"
+    basis = " (proxy)" if board.notes.get("cost_basis") == "proxy" else ""
+    axes.set_xlabel(f"mean cost, {unit}{basis}")
 
 
 def _label_arms(axes: Any, board: Leaderboard, singles: Hull) -> None:
     """Names of the arms on the hull; the others would cover one another."""
+    middle = (board.cost_low * board.cost_high) ** 0.5
     for arm in board.arms:
-        if arm.cost is not None and np.any((singles.cost_H == arm.cost) & (singles.quality_H == arm.quality)):
-            name = arm.arm.rsplit("/", 1)[-1]
-            axes.annotate(
-                name, (arm.cost, arm.quality), xytext=(4, -9), textcoords="offset points", fontsize=7
-            )
+        if arm.cost is None or not np.any((singles.cost_H == arm.cost) & (singles.quality_H == arm.quality)):
+            continue
+        # A name at the right edge is written towards the left, or it would leave the panel.
+        right = arm.cost > middle
+        axes.annotate(
+            arm.arm.rsplit("/", 1)[-1],
+            (arm.cost, arm.quality),
+            xytext=(-6 if right else 5, -11),
+            textcoords="offset points",
+            ha="right" if right else "left",
+            fontsize=7,
+        )
 
 
 def _hull(points: Sequence[Point] | Sequence[ArmScoreRow]) -> Hull:
