@@ -7,7 +7,6 @@ import gc
 import ipaddress
 import logging
 import socket
-import sys
 from collections.abc import Callable
 
 from thinkroute.config.schema import ServerSection
@@ -17,9 +16,6 @@ from thinkroute.gateway.runtime import Runtime
 
 _BACKLOG = 2048
 _GRACE_S = 10
-_THREAD_TURN_S = 0.0005
-"""How long the thread that writes the decision log may keep the interpreter while a request waits for it; with
-Python's 5 ms that wait was the p95 of a quick upstream."""
 
 
 def check_exposure(server: ServerSection) -> None:
@@ -103,7 +99,6 @@ def run(runtime: Runtime, *, log_level: str = "info", on_ready: Callable[[str], 
         backlog=_BACKLOG,
     )
     serving = Server(config)
-    sys.setswitchinterval(_THREAD_TURN_S)
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         runner.run(serving.serve(sockets=[listener]))
     if not serving.started:
