@@ -9,9 +9,8 @@ early closes its connection at once, which is how upstreams learn of it; nothing
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections.abc import AsyncGenerator, Generator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, cast
@@ -21,11 +20,16 @@ import orjson
 from yarl import URL
 
 from thinkroute.catalog import Model, family_named
+from thinkroute.engines.http_reply import (
+    LIMIT_BYTES,
+    ReplyBody,
+    is_stream,
+    read_bounded,
+    too_slow,
+    translated,
+)
 from thinkroute.errors import (
-    EngineError,
-    EngineInterrupted,
     EngineProtocolError,
-    EngineTimeout,
     EngineUnavailable,
     InvalidRequest,
     UnknownModel,
@@ -34,15 +38,8 @@ from thinkroute.programs.protocol import Call, Chunk, Segment
 from thinkroute.wire.openai_chat.outbound import render_request
 from thinkroute.wire.openai_chat.upstream_errors import rejection
 from thinkroute.wire.openai_chat.upstream_reply import ReplyReader
-from thinkroute.wire.sse import SseParser
 
-_LIMIT_BYTES = 16 * 1024 * 1024
-"""Longest line of a stream, and longest body."""
 _ERROR_LIMIT_BYTES = 64 * 1024
-_TAIL_GRACE_S = 2.0
-"""How long to wait for usage and the terminator once the finish reason is known."""
-_CLOSE_GRACE_S = 0.05
-"""How long to wait for the end of the body after the terminator, so that the connection can be used again."""
 
 
 @dataclass(slots=True)
@@ -96,7 +93,7 @@ class HttpEngine:
         reader = ReplyReader(call, model)
         response, first = await self._open(call, model)
         try:
-            body = _Body(response, first, reader, model, streamed=_is_stream(response, model, call))
+            body = ReplyBody(response, first, reader, model, streamed=is_stream(response, model, call))
             while (chunks := await body.read()) is not None:
                 if ttft_s is None and any(chunk.text for chunk in chunks):
                     ttft_s = time.perf_counter() - began
@@ -121,7 +118,7 @@ class HttpEngine:
         limits = aiohttp.ClientTimeout(total=model.total_timeout_s, connect=model.connect_timeout_s)
         options: dict[str, Any] = {"data": payload, "headers": self._headers[model.name], "timeout": limits}
         first_byte = asyncio.timeout(model.first_byte_timeout_s)
-        with _translated(model):
+        with translated(model):
             try:
                 async with first_byte:
                     try:
@@ -132,7 +129,7 @@ class HttpEngine:
                     return await self._post(self._unpooled, url, options, attempt, model)
             except TimeoutError as error:
                 if first_byte.expired() and not isinstance(error, aiohttp.ConnectionTimeoutError):
-                    raise _too_slow(model, "send a first byte", model.first_byte_timeout_s) from None
+                    raise too_slow(model, "send a first byte", model.first_byte_timeout_s) from None
                 raise
 
     async def _post(
@@ -176,10 +173,10 @@ async def list_models(base_url: str, api_key: str | None, timeout_s: float) -> l
     )
     timeout = aiohttp.ClientTimeout(total=timeout_s)
     async with _session(force_close=True) as session:
-        with _translated(server):
+        with translated(server):
             url = URL(base_url.rstrip("/")).joinpath("models")
             async with session.get(url, headers=_headers(api_key), timeout=timeout) as response:
-                body = await _read_bounded(response, b"", _LIMIT_BYTES, server)
+                body = await read_bounded(response, b"", LIMIT_BYTES, server)
                 if response.status != 200:
                     raise rejection(server, response.status, body)
     return _model_names(body, server)
@@ -228,160 +225,3 @@ async def _check_status(response: aiohttp.ClientResponse, first: bytes, model: M
         while len(body) < _ERROR_LIMIT_BYTES and (data := await response.content.readany()):
             body += data
         raise rejection(model, response.status, body, response.headers.get("Retry-After"))
-
-
-def _is_stream(response: aiohttp.ClientResponse, model: Model, call: Call) -> bool:
-    """Whether the body is a stream of events: some servers stream, or do not, whatever they were asked."""
-    kind = response.content_type
-    if kind == "text/html":
-        raise EngineProtocolError(
-            f"model {model.name!r}: the upstream answered with a web page, not a completion"
-        )
-    return kind == "text/event-stream" or (call.stream and not kind.endswith("json"))
-
-
-class _Body:
-    """The body of a reply, read as it arrives."""
-
-    def __init__(
-        self,
-        response: aiohttp.ClientResponse,
-        first: bytes,
-        reader: ReplyReader,
-        model: Model,
-        *,
-        streamed: bool,
-    ) -> None:
-        self._response = response
-        self._first = first
-        self._reader = reader
-        self._model = model
-        self._parser = SseParser(_LIMIT_BYTES) if streamed else None
-        self._data = first
-        self._events = 0
-        self._failure: EngineError | None = None
-        self._ended = False
-
-    async def read(self) -> list[Chunk] | None:
-        """The next chunks, possibly none yet; None after the last.
-
-        Raises:
-            EngineError: the reply failed; every chunk before the failure was handed out first.
-        """
-        if self._failure is not None:
-            raise self._failure
-        if self._ended:
-            return None
-        if self._parser is None:
-            return await self._read_whole()
-        data = self._data or await self._next_bytes()
-        self._data = b""
-        return self._parse(self._parser, data) if data else await self._finish(self._parser)
-
-    async def _read_whole(self) -> list[Chunk]:
-        self._ended = True
-        with _translated(self._model):
-            body = await _read_bounded(self._response, self._first, _LIMIT_BYTES, self._model)
-        return self._reader.read_body(body)
-
-    def _parse(self, parser: SseParser, data: bytes) -> list[Chunk]:
-        chunks: list[Chunk] = []
-        try:
-            for event in parser.feed(data):
-                self._events += 1
-                chunks += self._reader.read_event(event)
-        except EngineError as failure:
-            self._failure = failure
-        return chunks
-
-    async def _next_bytes(self) -> bytes:
-        """More of the stream; empty at its end, which a complete reply may reach by any failure."""
-        if self._reader.terminated:
-            return b""
-        if not self._reader.complete:
-            with _translated(self._model):
-                return await self._response.content.readany()
-        return await self._patiently(_TAIL_GRACE_S)
-
-    async def _finish(self, parser: SseParser) -> list[Chunk]:
-        """The last chunks: of an event without its blank line, and of text held back."""
-        if self._reader.terminated:
-            await self._patiently(
-                _CLOSE_GRACE_S
-            )  # with the end of its body the connection goes back to the pool
-        self._ended = True
-        chunks: list[Chunk] = []
-        with contextlib.suppress(EngineProtocolError):  # cut inside an event: what came before decides below
-            for event in parser.close():
-                chunks += self._reader.read_event(event)
-        if not self._reader.complete:
-            nonsense = self._first and not self._events and self._response.content_type != "text/event-stream"
-            self._failure = (
-                _garbage(self._model, "not an event stream") if nonsense else _broken_off(self._model)
-            )
-        return chunks + self._reader.close()
-
-    async def _patiently(self, patience_s: float) -> bytes:
-        try:
-            async with asyncio.timeout(patience_s):
-                return await self._response.content.readany()
-        except (aiohttp.ClientError, OSError):  # a TimeoutError is an OSError
-            return b""
-
-
-async def _read_bounded(response: aiohttp.ClientResponse, first: bytes, limit: int, model: Model) -> bytes:
-    parts, size = [first], len(first)
-    while data := await response.content.readany():
-        size += len(data)
-        if size > limit:
-            raise EngineProtocolError(
-                f"model {model.name!r}: the upstream's body is over the limit of {limit} bytes"
-            )
-        parts.append(data)
-    return b"".join(parts)
-
-
-@contextlib.contextmanager
-def _translated(model: Model) -> Generator[None, None, None]:
-    """Third-party exceptions leave as ours, the time-out that passed named with its length."""
-    try:
-        yield
-    except EngineError:
-        raise
-    except aiohttp.ConnectionTimeoutError:
-        raise _too_slow(model, "accept a connection", model.connect_timeout_s) from None
-    except TimeoutError:
-        raise _too_slow(model, "complete its answer", model.total_timeout_s) from None
-    except aiohttp.ClientPayloadError:
-        raise _broken_off(model) from None
-    except aiohttp.ClientResponseError as error:
-        raise EngineProtocolError(
-            f"model {model.name!r}: the upstream does not speak HTTP: {error.message}"
-        ) from None
-    except (aiohttp.ClientError, OSError) as error:
-        raise EngineUnavailable(
-            f"model {model.name!r}: cannot reach {_place(model)}: {_cause(error)}"
-        ) from None
-
-
-def _too_slow(model: Model, what: str, limit_s: float) -> EngineTimeout:
-    return EngineTimeout(f"model {model.name!r}: {_place(model)} did not {what} within {limit_s:g} s")
-
-
-def _garbage(model: Model, what: str) -> EngineProtocolError:
-    return EngineProtocolError(f"model {model.name!r}: the upstream sent {what} instead of a completion")
-
-
-def _broken_off(model: Model) -> EngineInterrupted:
-    return EngineInterrupted(f"model {model.name!r}: the upstream's answer broke off before its end")
-
-
-def _place(model: Model) -> str:
-    """The server, without the credentials or query a URL may carry."""
-    url = URL(model.base_url)
-    return str(url.with_user(None).with_query(None)) if url.host else model.base_url
-
-
-def _cause(error: Exception) -> str:
-    cause = error.__cause__ or error
-    return str(cause) or type(cause).__name__
