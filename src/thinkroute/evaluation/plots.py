@@ -101,6 +101,7 @@ def _label_arms(axes: Any, board: Leaderboard, singles: Hull) -> None:
             textcoords="offset points",
             ha="right" if right else "left",
             fontsize=7,
+            bbox={"facecolor": "white", "alpha": 0.85, "edgecolor": "none", "pad": 0.5},
         )
 
 
