@@ -35,7 +35,7 @@ from thinkroute.errors import (
     UnknownModel,
 )
 from thinkroute.programs.protocol import Call, Chunk, Segment
-from thinkroute.wire.openai_chat.outbound import render_request
+from thinkroute.wire.openai_chat.outbound import PATHS, render_request
 from thinkroute.wire.openai_chat.upstream_errors import rejection
 from thinkroute.wire.openai_chat.upstream_reply import ReplyReader
 
@@ -55,7 +55,12 @@ class HttpEngine:
     def __init__(self, models: Mapping[str, Model]) -> None:
         """`models` by the name that calls use."""
         self._models = models
-        self._urls = {name: URL(model.base_url) for name, model in models.items()}
+        # Joining a path costs more than the rest of a request's rendering, so each is joined once.
+        self._urls = {
+            (name, path): URL(model.base_url.rstrip("/") + path)
+            for name, model in models.items()
+            for path in PATHS
+        }
         self._headers = {name: _headers(model.api_key) for name, model in models.items()}
         self._session: aiohttp.ClientSession | None = None
         self._unpooled: aiohttp.ClientSession | None = None
@@ -113,10 +118,10 @@ class HttpEngine:
             payload = orjson.dumps(request.body)
         except TypeError as error:
             raise InvalidRequest(f"the request cannot be written as JSON: {error}") from None
-        url = self._urls[model.name].joinpath(request.path.removeprefix("/"))
+        url = self._urls[call.model, request.path]
         attempt = _Attempt()
         limits = aiohttp.ClientTimeout(total=model.total_timeout_s, connect=model.connect_timeout_s)
-        options: dict[str, Any] = {"data": payload, "headers": self._headers[model.name], "timeout": limits}
+        options: dict[str, Any] = {"data": payload, "headers": self._headers[call.model], "timeout": limits}
         first_byte = asyncio.timeout(model.first_byte_timeout_s)
         with translated(model):
             try:

@@ -22,6 +22,8 @@ from thinkroute.types import Effort
 from thinkroute.wire.raw_prompt import prefix_text, raw_prompt
 
 _CHAT_ONLY = ("chat_template_kwargs", "max_completion_tokens", "logprobs", "top_logprobs", "reasoning_effort")
+PATHS = ("/chat/completions", "/completions")
+"""Where requests go, below the API root."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +31,7 @@ class UpstreamRequest:
     """Where to post and what."""
 
     path: str
-    """Below the API root: `/chat/completions` or `/completions`."""
+    """One of `PATHS`."""
     body: Mapping[str, Any]
 
 
