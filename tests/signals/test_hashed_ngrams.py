@@ -117,6 +117,9 @@ def test_an_unknown_encoder_lists_the_known_ones() -> None:
         fit_encoder("bert", TEXTS)
 
 
-def test_state_without_its_arrays_is_refused() -> None:
+def test_state_without_its_arrays_or_of_another_version_is_refused() -> None:
+    state = fit_encoder("hashed_ngrams", TEXTS, SMALL).state()
     with pytest.raises(DataError, match="idf_B"):
-        restore_encoder(EncoderState("hashed_ngrams", SMALL))
+        restore_encoder(EncoderState("hashed_ngrams", state.parameters))
+    with pytest.raises(DataError, match="saved by version 1"):
+        restore_encoder(EncoderState("hashed_ngrams", {**state.parameters, "version": 1}, state.arrays))

@@ -27,6 +27,7 @@ from thinkroute.signals.base import Array, Encoder, EncoderKind, EncoderState, M
 from thinkroute.signals.structure import FEATURES, structure
 
 NAME: Final = "hashed_ngrams"
+VERSION: Final = 2
 
 _TOKEN: Final = re.compile(r"\w+|[^\w\s]")
 _STEP: Final = np.uint64(0x9E3779B97F4A7C15)
@@ -57,6 +58,8 @@ class HashedNgramsSettings:
     """Bytes read from the end."""
     seed: int = 0
     """Seed of the randomised SVD."""
+    version: int = VERSION
+    """Of the way texts are hashed and counted; vectors of two versions cannot be compared."""
 
 
 class HashedNgrams:
@@ -126,6 +129,9 @@ def fit(texts: Sequence[str], parameters: Mapping[str, Scalar]) -> Encoder:
 
 def restore(state: EncoderState) -> Encoder:
     """Rebuild from saved state."""
+    version = state.parameters.get("version")
+    if version != VERSION:
+        raise DataError(f"encoder {NAME}: saved by version {version}, this is {VERSION}; fit again")
     settings = _settings(state.parameters)
     shapes = {
         "idf_B": (settings.buckets,),
