@@ -151,7 +151,8 @@ class Curriculum:
         problem = self._problem(self._mixture.cut_steps)
         prompt, _ = self._thinking_prompt(problem)
         trace = self._encode(problem.trace)
-        kept = [self._open, self._line, *trace][: 1 + self._rng.randrange(len(trace) + 2)]
+        whole = [self._open, self._line, *trace]
+        kept = whole[: 1 + self._rng.randrange(len(whole))]
         thinking = [*kept, self._line, self._close, self._blank]
         weights = [0.0, 0.0, *[1.0] * len(trace)][: len(kept)] + [0.0] * 3
         answer, answer_weights = self._answer(problem, self._mixture.cut_weight)

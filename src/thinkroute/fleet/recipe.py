@@ -24,7 +24,7 @@ class Recipe:
     """Optimiser steps. The learning rate is constant for `constant_share` of them, then falls linearly."""
     learning_rate: float
     seed: int
-    tokens_per_step: int = 2048
+    tokens_per_step: int = 1024
     warmup_steps: int = 100
     constant_share: float = 2 / 3
     final_share: float = 0.02
@@ -57,11 +57,11 @@ RECIPES = {
     for recipe in (
         Recipe(
             "student", 64, 3, 4, 2, 16, 192,
-            steps=12_000, learning_rate=3e-3, seed=11, tokens_per_step=1024, mixture=Mixture(broken_times=True),
+            steps=10_000, learning_rate=4e-3, seed=11, tokens_per_step=2048, constant_share=0.5, tracing_share=0.0,
+            mixture=Mixture(
+                direct_share=0.40, cut_share=0.20, cut_weight=1.5, cut_steps=None, broken_times=True,
+            ),
         ),
-        Recipe(
-            "teacher", 96, 3, 4, 2, 24, 288,
-            steps=12_000, learning_rate=2.5e-3, seed=12, tokens_per_step=1024,
-        ),
+        Recipe("teacher", 96, 3, 4, 2, 24, 288, steps=12_000, learning_rate=2.5e-3, seed=12),
     )
 }  # fmt: skip

@@ -45,7 +45,11 @@ def budgeted(
         return Return(thought.finish)  # the whole answer came within the budget
     if not thought.thinking_closed:
         cut = f"\n{thinking.stop_text}" if thinking.stop_text else ""
-        yield Append(cut + thinking.close_text, closes_thinking=True)
+        forced = cut + thinking.close_text
+        # A cut right after a line break must not leave an empty line: no model was trained on one there.
+        if thought.text.endswith("\n"):
+            forced = forced.removeprefix("\n")
+        yield Append(forced, closes_thinking=True)
     rest = None if max_tokens is None else max_tokens - thought.usage.completion_tokens
     if rest is not None and rest < 1:
         return Return("length")

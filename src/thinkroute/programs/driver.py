@@ -215,7 +215,7 @@ def run_batch(
 
 def visible_text(effect: Append) -> str:
     """What a caller should read of forced text: the stop text, but not the tag that closes the block."""
-    return effect.text.rsplit("\n</", 1)[0] if effect.closes_thinking else effect.text
+    return effect.text.rsplit("</", 1)[0].removesuffix("\n") if effect.closes_thinking else effect.text
 
 
 def _inside_thinking(segments: Sequence[Segment]) -> bool:
