@@ -500,3 +500,24 @@ async def test_a_server_that_never_answers_the_listing_times_out() -> None:
         with pytest.raises(EngineTimeout, match=r"within 0\.1 s"):
             await list_models(url, None, timeout_s=0.1)
         await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "expected"),
+    [
+        ("401 Unauthorized", b'{"error": {"message": "bad key sk-canary"}}', "answered 401: bad key [*]{3}$"),
+        ("200 OK", b'{"models": []}', "did not answer with a list of models"),
+        ("200 OK", b"<html>", "did not answer with a list of models"),
+    ],
+)
+async def test_a_listing_that_is_refused_or_nonsense_says_so(status: str, body: bytes, expected: str) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        url = "http://{}:{}/v1".format(*server.sockets[0].getsockname()[:2])
+        with pytest.raises(EngineError, match=expected):
+            await list_models(url, "sk-canary", timeout_s=1)

@@ -38,7 +38,7 @@ while True:
 
 def test_what_was_flushed_survives_a_kill(database: Path) -> None:
     command = [sys.executable, "-c", _WRITE_THEN_HANG, str(database)]
-    writer = subprocess.Popen(command, stdout=subprocess.PIPE)  # noqa: S603 - our own interpreter and program
+    writer = subprocess.Popen(command, stdout=subprocess.PIPE)
     assert writer.stdout is not None
     assert writer.stdout.readline() == b"flushed\n"
     writer.send_signal(signal.SIGKILL)
@@ -296,5 +296,5 @@ def test_importing_the_store_imports_no_database() -> None:
 
 def _modules_after(program: str, *arguments: str) -> set[str]:
     command = [sys.executable, "-c", f"import sys; {program}; print(*sys.modules)", *arguments]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603 - our own interpreter
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
     return set(done.stdout.split())

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from thinkroute.errors import UnknownDecision
-from thinkroute.store import DecisionRecord, FeedbackRecord, Store
+from thinkroute.store import DecisionRecord, FeedbackRecord, MemoryStore, Store
 
 
 def test_a_record_is_found_at_once_and_after_the_flush(
@@ -105,3 +105,13 @@ def test_all_threads_may_write_and_read(store: Store, make_record: Callable[...,
 def test_closing_twice_does_nothing(store: Store) -> None:
     store.close()
     store.close()
+
+
+def test_the_memory_store_forgets_the_oldest_beyond_its_bound(
+    make_record: Callable[..., DecisionRecord],
+) -> None:
+    store = MemoryStore(max_records=2)
+    for number in (1, 2, 3):
+        store.put(make_record(number))
+    assert [record.decision_id for record in store.iter_records()] == ["dec_0002", "dec_0003"]
+    assert store.dropped == 0

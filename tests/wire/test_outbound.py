@@ -215,6 +215,21 @@ def test_a_prefix_is_continued_by_raw_completions_in_the_familys_template() -> N
     }
 
 
+def test_old_thoughts_are_left_out_and_each_family_has_its_own_template() -> None:
+    messages = [
+        {"role": "developer", "content": "be brief"},
+        {"role": "user", "content": [{"type": "text", "text": "1+1"}, {"type": "text", "text": "please"}]},
+        {"role": "assistant", "content": "<think>\none and one\n</think>\n\n2"},
+        *QUESTION,
+    ]
+    model = model_of("deepseek-r1", continuation="completions")
+    prompt = render_request(call(messages=messages, prefix=CLOSED[:1]), model).body["prompt"]
+    assert prompt == (
+        "be brief<\uff5cUser\uff5c>1+1\nplease<\uff5cAssistant\uff5c>2<\uff5cend\u2581of\u2581sentence\uff5c>"
+        "<\uff5cUser\uff5c>what is 2+2?<\uff5cAssistant\uff5c><think>\nhm, two and two"
+    )
+
+
 def test_without_a_prefix_the_server_applies_its_own_template() -> None:
     assert render_request(call(), model_of(continuation="completions")).path == "/chat/completions"
 
