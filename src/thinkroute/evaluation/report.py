@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -92,7 +93,7 @@ def describe(board: Leaderboard) -> str:
     text += f"Best single arm by training: {', '.join(board.baselines.best_single_arms)}. "
     if board.cost_unit is None:
         return text + "The table has no costs: quality only."
-    basis = board.notes.get("cost_basis", "measured")
+    basis = board.notes.get("cost_basis" if board.cost_unit == "usd" else "token_basis", "measured")
     detail = f" ({board.notes['cost_detail']})" if "cost_detail" in board.notes else ""
     unit = "dollars per 1,000 queries" if board.cost_unit == "usd" else "generated tokens per query"
     low, high = _cost(board.cost_low, board.cost_unit), _cost(board.cost_high, board.cost_unit)
@@ -158,6 +159,7 @@ def terminal_rows(board: Leaderboard) -> list[tuple[str, ...]]:
     gains = {router.router: router.gain_over_best_single for router in board.routers}
     for row in cells:
         row[aiq] = row[aiq].split(" ")[0]
+        row[aiq + 1] = re.sub(r"\.\d%", "%", row[aiq + 1])
         gain = gains.get(row[0].strip("*"))
         if gain is not None:
             row[aiq - 1] = f"{gain.mean:+.1%} [{gain.low:+.1%} {gain.high:+.1%}]".replace("%", "")
