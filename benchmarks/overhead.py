@@ -2,7 +2,7 @@
 
 Starts a trivial upstream, the gateway as users start it with everything on (fitted router, six arms, budget, decision
 log with texts, metrics) and a load client, each a process of its own on loopback, and measures the same requests
-directly and through the gateway in alternating blocks. Writes `docs/results/overhead.json`; Linux only.
+directly, through a bare proxy on the same stack, and through the gateway, in alternating blocks. Writes `docs/results/overhead.json`; Linux only.
 
     python benchmarks/overhead.py            the measurement, about two minutes
     python benchmarks/overhead.py --check    also fail when a number is over benchmarks/thresholds.json
@@ -49,10 +49,11 @@ class Scale:
     starts: int
     outcomes: int
     concurrency: int = 16
+    warming_rounds: int = 1
 
 
 FULL = Scale(rounds=7, requests=300, starts=5, outcomes=2000)
-QUICK = Scale(rounds=1, requests=16, starts=1, outcomes=80)
+QUICK = Scale(rounds=1, requests=16, starts=1, outcomes=80, warming_rounds=0)
 
 
 def plan_blocks(scale: Scale) -> Iterator[Block]:
@@ -67,17 +68,17 @@ def plan_blocks(scale: Scale) -> Iterator[Block]:
         (Workload("sse-20", stream=True), scale.concurrency, n * 2),
         (Workload("sse-20-paced", stream=True, pace_ms=2), scale.concurrency, n),
     ]
-    targets: tuple[Target, Target] = ("direct", "gateway")
-    for round_number in range(-1, scale.rounds):
+    targets: tuple[Target, ...] = ("direct", "bare", "gateway")
+    for round_number in range(-scale.warming_rounds, scale.rounds):
         for workload, concurrency, requests in kinds:
             for target in targets if round_number % 2 else reversed(targets):
                 yield Block(workload, target, concurrency, max(requests, concurrency), round_number)
 
 
-def run_load(ports: dict[Target, int], gateway_pid: int, scale: Scale, seed: int) -> list[BlockResult]:
+def run_load(ports: dict[Target, int], pids: dict[Target, int], scale: Scale, seed: int) -> list[BlockResult]:
     """All blocks, by a client in a process of its own."""
     questions, _ = world.texts(500, seed + 1000)
-    plan = Plan(ports, gateway_pid, questions, list(plan_blocks(scale)))
+    plan = Plan(ports, pids, questions, list(plan_blocks(scale)))
     done = subprocess.run(
         [sys.executable, "-m", "harness.client"],
         cwd=BENCHMARKS,
@@ -131,9 +132,11 @@ def measure(scale: Scale, seed: int, command: str, *, embedded: bool) -> Result:
         world.write_config(upstream_port, state / "router", state / "starts.db", state / "starts.yaml")
         world.write_config(upstream_port, state / "router", state / "load.db", state / "load.yaml")
         ready, resident = measure_starts(["--config", str(state / "starts.yaml")], state, scale.starts)
+        bare_pid, bare_port = stack.enter_context(processes.bare_proxy(upstream_port, state))
         port = processes.free_port()
         with processes.gateway(["--config", str(state / "load.yaml")], port, state) as (pid, _):
-            results = run_load({"direct": upstream_port, "gateway": port}, pid, scale, seed)
+            ports: dict[Target, int] = {"direct": upstream_port, "bare": bare_port, "gateway": port}
+            results = run_load(ports, {"bare": bare_pid, "gateway": pid}, scale, seed)
             after, metrics = processes.rss_mb(pid), processes.get(port, "/metrics")
         records, chosen = _logged(state / "load.db")
         _check_records(records, results)

@@ -1,4 +1,5 @@
-"""The load: blocks of requests, one after the other, against the upstream directly and through the gateway.
+"""The load: blocks of requests, one after the other, against the upstream directly, through a bare proxy
+and through the gateway.
 
 Run as a process of its own (`python -m harness.client`): reads a `Plan` as JSON from standard input, writes a list of
 `BlockResult`. The load is closed: each connection sends its next request when the last answer is complete. The client
@@ -22,7 +23,7 @@ import uvloop
 from harness.processes import cpu_s
 from harness.upstream import FIRST_WORD
 
-Target = Literal["direct", "gateway"]
+Target = Literal["direct", "bare", "gateway"]
 
 _LENGTH = re.compile(rb"\r\ncontent-length:\s*(\d+)", re.IGNORECASE)
 _SETTLE_S = 0.15
@@ -56,7 +57,8 @@ class Plan(msgspec.Struct, frozen=True):
     """Everything the client does."""
 
     ports: dict[Target, int]
-    gateway_pid: int
+    pids: dict[Target, int]
+    """Whose CPU time to read; the upstream's is nobody's concern."""
     questions: list[str]
     blocks: list[Block]
 
@@ -68,8 +70,8 @@ class BlockResult(msgspec.Struct, frozen=True):
     elapsed_s: float
     latency_s: list[float]
     ttft_s: list[float]
-    gateway_cpu_s: float
-    """User and system time of the gateway's process over the block, its threads included."""
+    cpu_s: float
+    """User and system time of the target's process over the block, its threads included; 0 for the upstream."""
 
 
 class _Connection(asyncio.Protocol):
@@ -127,7 +129,7 @@ class _Connection(asyncio.Protocol):
 
 
 def request_bytes(workload: Workload, question: str, port: int) -> bytes:
-    """A chat request as it goes over the wire; the same for both targets but for the port."""
+    """A chat request as it goes over the wire; the same for all targets but for the port."""
     messages = [{"role": "user", "content": question}]
     if workload.context_bytes:
         context = ("All work and no play makes a dull benchmark. " * (workload.context_bytes // 45 + 1))[
@@ -161,17 +163,20 @@ async def run_block(plan: Plan, block: Block, requests: Iterator[bytes]) -> Bloc
             async with asyncio.timeout(_ANSWER_LIMIT_S):
                 timings.append(await connection.ask(next(requests)))
 
-    cpu_before = cpu_s(plan.gateway_pid)
+    pid = plan.pids.get(block.target)
+    cpu_before_s = cpu_s(pid) if pid else 0.0
     began = time.perf_counter()
     async with asyncio.TaskGroup() as group:
         for connection in connections:
             group.create_task(drive(connection))
     elapsed_s = time.perf_counter() - began
-    await asyncio.sleep(_SETTLE_S)
-    cpu = cpu_s(plan.gateway_pid) - cpu_before
+    if pid:
+        await asyncio.sleep(_SETTLE_S)
+    cpu_after_s = cpu_s(pid) if pid else 0.0
     for connection in connections:
         connection.close()
-    return BlockResult(block, elapsed_s, [end for _, end in timings], [first for first, _ in timings], cpu)
+    ends, firsts = [end for _, end in timings], [first for first, _ in timings]
+    return BlockResult(block, elapsed_s, ends, firsts, cpu_after_s - cpu_before_s)
 
 
 async def _run(plan: Plan) -> list[BlockResult]:

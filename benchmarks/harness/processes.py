@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -82,6 +82,16 @@ def upstream(state: Path) -> Generator[int]:
 
 
 @contextmanager
+def bare_proxy(upstream_port: int, state: Path) -> Generator[tuple[int, int]]:
+    """The bare proxy in front of the upstream; gives its pid and port."""
+    port = free_port()
+    command = ["-m", "harness.bare_proxy", str(port), str(upstream_port)]
+    with child(command, state, state / "bare_proxy.log") as process:
+        _wait(process, port, state / "bare_proxy.log", is_open)
+        yield process.pid, port
+
+
+@contextmanager
 def gateway(arguments: Sequence[str], port: int, state: Path) -> Generator[tuple[int, float]]:
     """`thinkroute serve` with these arguments; gives its pid and the seconds until it was ready."""
     log = state / "gateway.log"
@@ -97,18 +107,28 @@ def gateway(arguments: Sequence[str], port: int, state: Path) -> Generator[tuple
     ]
     began = time.perf_counter()
     with child(command, state, log) as process:
-        while not is_ready(port):
-            if process.poll() is not None or time.perf_counter() - began > _READY_LIMIT_S:
-                raise RuntimeError(f"the gateway did not become ready: {log.read_text()}")
-            time.sleep(0.005)
+        _wait(process, port, log, is_ready)
         yield process.pid, time.perf_counter() - began
+
+
+def _wait(process: subprocess.Popen[str], port: int, log: Path, ready: Callable[[int], bool]) -> None:
+    deadline = time.monotonic() + _READY_LIMIT_S
+    while not ready(port):
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise RuntimeError(f"a process did not become ready: {log.read_text()[-2000:]}")
+        time.sleep(0.005)
+
+
+def is_open(port: int) -> bool:
+    """Whether anybody listens on this loopback port."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def is_ready(port: int) -> bool:
     """Whether the gateway on this port answers `/readyz` with 200."""
-    with socket.socket() as probe:  # quicker to find closed than a whole HTTP client
-        if probe.connect_ex(("127.0.0.1", port)) != 0:
-            return False
+    if not is_open(port):  # quicker than a whole HTTP client
+        return False
     try:
         return bool(get(port, "/readyz"))
     except urllib.error.URLError:

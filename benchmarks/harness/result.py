@@ -42,13 +42,15 @@ class Side(msgspec.Struct, frozen=True):
 
 
 class Comparison(msgspec.Struct, frozen=True):
-    """One workload at one concurrency, directly and through the gateway."""
+    """One workload at one concurrency; what is added is against the direct call."""
 
     workload: str
     concurrency: int
     requests: int
     """Per target, over all rounds."""
     direct: Side
+    bare: Side
+    """Through the bare proxy."""
     gateway: Side
     added_p50_ms: Spread
     added_p95_ms: Spread
@@ -56,6 +58,9 @@ class Comparison(msgspec.Struct, frozen=True):
     p50_ratio: Spread
     cpu_us_per_request: Spread
     """User and system time of the gateway's process."""
+    bare_cpu_us_per_request: Spread
+    """The same of the bare proxy: what this stack cannot go below, and how fast the machine was."""
+    cpu_ratio_to_bare: Spread
 
 
 class Service(msgspec.Struct, frozen=True):
@@ -108,7 +113,7 @@ def _comparison(name: str, concurrency: int, measured: Sequence[BlockResult]) ->
         ]  # fmt: skip
         return sorted(mine, key=lambda result: result.block.round)
 
-    direct, through = rounds("direct"), rounds("gateway")
+    direct, bare, through = rounds("direct"), rounds("bare"), rounds("gateway")
     pairs = list(zip(direct, through, strict=True))
 
     def added(measure: Callable[[BlockResult], float]) -> Spread:
@@ -119,6 +124,7 @@ def _comparison(name: str, concurrency: int, measured: Sequence[BlockResult]) ->
         concurrency=concurrency,
         requests=sum(result.block.requests for result in through),
         direct=_side(direct),
+        bare=_side(bare),
         gateway=_side(through),
         added_p50_ms=added(lambda result: _ms(result.latency_s, 50)),
         added_p95_ms=added(lambda result: _ms(result.latency_s, 95)),
@@ -126,7 +132,9 @@ def _comparison(name: str, concurrency: int, measured: Sequence[BlockResult]) ->
         p50_ratio=Spread.of(
             [_ms(after.latency_s, 50) / _ms(before.latency_s, 50) for before, after in pairs]
         ),
-        cpu_us_per_request=Spread.of([1e6 * r.gateway_cpu_s / r.block.requests for r in through]),
+        cpu_us_per_request=Spread.of([_cpu_us(result) for result in through]),
+        bare_cpu_us_per_request=Spread.of([_cpu_us(result) for result in bare]),
+        cpu_ratio_to_bare=Spread.of([_cpu_us(g) / _cpu_us(b) for g, b in zip(through, bare, strict=True)]),
     )
 
 
@@ -143,6 +151,10 @@ def _side(rounds: Sequence[BlockResult]) -> Side:
 
 def _ms(seconds: Sequence[float], percentile: float) -> float:
     return 1000 * float(np.percentile(seconds, percentile))
+
+
+def _cpu_us(result: BlockResult) -> float:
+    return 1e6 * result.cpu_s / result.block.requests
 
 
 def violations(result: Result, thresholds: Mapping[str, float]) -> list[str]:
@@ -165,6 +177,7 @@ def measured_numbers(result: Result) -> dict[str, float]:
         numbers[f"{prefix}.added_p50_ms"] = row.added_p50_ms.median
         numbers[f"{prefix}.added_ttft_p50_ms"] = row.added_ttft_p50_ms.median
         numbers[f"{prefix}.cpu_us_per_request"] = row.cpu_us_per_request.median
+        numbers[f"{prefix}.cpu_ratio_to_bare"] = row.cpu_ratio_to_bare.median
     for name, service in (("gateway", result.gateway), ("embedded", result.embedded)):
         if service is not None:
             numbers[f"{name}.ready_s"] = service.ready_s.median
@@ -176,7 +189,7 @@ def tables(result: Result) -> list[Table]:
     """What a human reads."""
     load = Table(title="the gateway against the upstream alone (median over rounds, lowest – highest)")
     for heading in ("workload", "at once", "direct p50 ms", "gateway p50 ms", "added p50 ms", "added TTFT ms",
-                    "gateway p95 / p99 ms", "requests/s", "CPU µs/request"):  # fmt: skip
+                    "p95 / p99 ms", "requests/s", "CPU µs/request", "bare CPU µs", "ratio"):  # fmt: skip
         load.add_column(heading, justify="left" if heading == "workload" else "right")
     for row in result.comparisons:
         load.add_row(
@@ -189,6 +202,8 @@ def tables(result: Result) -> list[Table]:
             f"{row.gateway.p95_ms.median:.3g} / {row.gateway.p99_ms.median:.3g}",
             f"{row.gateway.requests_per_s.median:.0f}",
             _range(row.cpu_us_per_request),
+            f"{row.bare_cpu_us_per_request.median:.0f}",
+            f"{row.cpu_ratio_to_bare.median:.2g}",
         )
     services = Table(title="starting it")
     for heading in ("command", "ready s", "RSS at ready MB", "RSS after load MB"):
@@ -203,4 +218,8 @@ def tables(result: Result) -> list[Table]:
 
 
 def _range(spread: Spread) -> str:
-    return f"{spread.median:.3g} ({spread.low:.3g} – {spread.high:.3g})"
+    return " ".join((_short(spread.median), f"({_short(spread.low)} – {_short(spread.high)})"))
+
+
+def _short(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
