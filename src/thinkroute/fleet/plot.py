@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from thinkroute.fleet.evaluate import Report
@@ -24,10 +25,21 @@ def draw(report: Report, path: Path) -> None:
         spent = [report.tokens(member, effort) for effort in efforts]
         reached = [report.accuracy(member, effort) for effort in efforts]
         by_tokens.plot(spent, reached, color=colour, marker="o", label=member)
-        for effort, x, y in zip(efforts, spent, reached, strict=True):
-            by_tokens.annotate(effort, (x, y), textcoords="offset points", xytext=(4, -10), fontsize=7)
+        for text, x, y in _labels(efforts, spent, reached):
+            by_tokens.annotate(text, (x, y), textcoords="offset points", xytext=(4, -10), fontsize=7)
     by_level.set(xlabel="level", ylabel="share of right answers", ylim=(-0.02, 1.02), xticks=LEVELS)
     by_tokens.set(xlabel="generated tokens per question", ylabel="share of right answers", ylim=(-0.02, 1.02))
-    by_level.legend(fontsize=8)
+    by_level.legend(fontsize=8, loc="upper right", bbox_to_anchor=(1.0, 0.93))
     by_tokens.legend(fontsize=8)
+    by_tokens.margins(x=0.15)
     figure.savefig(path, dpi=150)  # pyright: ignore[reportUnknownMemberType]
+
+
+def _labels(
+    efforts: Sequence[str], spent: Sequence[float], reached: Sequence[float]
+) -> Iterator[tuple[str, float, float]]:
+    """One label per point; efforts that spend the same share theirs."""
+    for tokens in dict.fromkeys(round(value) for value in spent):
+        sharing = [index for index, value in enumerate(spent) if round(value) == tokens]
+        names = ", ".join(efforts[index].removeprefix("budget=") for index in sharing)
+        yield names, spent[sharing[0]], reached[sharing[0]]

@@ -17,8 +17,8 @@ BUDGETS_TOKENS = (16, 32)
 """Thinking budgets offered as arms of their own."""
 
 _PRICES = {
-    "student": Price(input_usd_per_mtok=0.05, output_usd_per_mtok=0.20),
-    "teacher": Price(input_usd_per_mtok=0.40, output_usd_per_mtok=1.60),
+    "student": Price(input_usd_per_mtok=1.0, output_usd_per_mtok=4.0),
+    "teacher": Price(input_usd_per_mtok=8.0, output_usd_per_mtok=32.0),
 }
 
 

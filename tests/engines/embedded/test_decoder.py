@@ -28,7 +28,7 @@ def at_once(ids: NDArray[np.int64]) -> Floats:
 def test_tokens_given_one_by_one_give_the_logits_of_tokens_given_at_once() -> None:
     decoder = Decoder(directory("student"), seats=1)
     logits = decoder.step(0, IDS[None, :20], integers(0), integers(19))
-    for position in range(20, 200):  # passes the first cache's end at 128
+    for position in range(20, 200):  # the cache grows several times
         logits = decoder.step(0, IDS[None, position : position + 1], integers(position), integers(0))
     np.testing.assert_allclose(logits[0], at_once(IDS), atol=1e-4)
 

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
 
-_FIRST_CAPACITY = 128
+_CAPACITY_STEP = 32
+"""Positions by which the cache grows: attention reads all of it, so a tight one is faster than a roomy one."""
 _runtime = cast("Any", onnxruntime)  # no type stubs exist
 
 
@@ -86,8 +87,8 @@ class Decoder:
 
     def reset(self) -> None:
         """Forget everything and return to the small cache."""
-        if self._capacity != _FIRST_CAPACITY:
-            self._capacity = _FIRST_CAPACITY
+        if self._capacity != _CAPACITY_STEP:
+            self._capacity = _CAPACITY_STEP
             self._cache = [self._zeros() for _ in range(2 * self.sizes.layers)]
 
     def _zeros(self) -> Floats:
@@ -99,8 +100,7 @@ class Decoder:
         if length <= self._capacity:
             return
         held = self._capacity
-        while self._capacity < length:
-            self._capacity *= 2
+        self._capacity = -(-length // _CAPACITY_STEP) * _CAPACITY_STEP
         for index, old in enumerate(self._cache):
             self._cache[index] = self._zeros()
             self._cache[index][:, :, :held] = old
