@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import ClassVar, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from thinkroute.errors import ConfigError, DataError
 from thinkroute.routers.base import ArmStatistics, RouterKind, RouterState, TableRouter
@@ -139,47 +140,66 @@ KIND: Final = RouterKind(fit=fit, restore=restore, reads_text=True)
 
 
 def _solve(vector_QD: FloatArray, centre_D: FloatArray, cells_QMA: FloatArray, penalty: float) -> _Fitted:
+    rows, measures, arms = cells_QMA.shape
     size = vector_QD.shape[1]
-    _, measures, arms = cells_QMA.shape
-    weight_DMA = np.zeros((size, measures, arms))
-    intercept_MA, noise_MA, low_MA, high_MA = (np.full((measures, arms), np.nan) for _ in range(4))
-    for measure, arm in np.ndindex(measures, arms):
-        seen = ~np.isnan(cells_QMA[:, measure, arm])
-        if not seen.any():
-            continue
-        target = cells_QMA[seen, measure, arm]
-        low_MA[measure, arm], high_MA[measure, arm] = target.min(), target.max()
-        mean_D = vector_QD[seen].mean(axis=0)
-        weight, residual = _one(vector_QD[seen] - mean_D, target - target.mean(), penalty)
-        weight_DMA[:, measure, arm] = weight
-        intercept_MA[measure, arm] = target.mean() - mean_D @ weight
-        noise_MA[measure, arm] = np.sqrt((residual**2).mean())
+    cells_QC = cells_QMA.reshape(rows, -1)
+    weight_DC = np.zeros((size, measures * arms))
+    intercept_C, noise_C, low_C, high_C = (np.full(measures * arms, np.nan) for _ in range(4))
+    for seen, columns in _alike(cells_QC):
+        target_QT = cells_QC[np.ix_(seen, columns)]
+        mean_D, mean_T = vector_QD[seen].mean(axis=0), target_QT.mean(axis=0)
+        weight_DT, residual_QT = _regress(vector_QD[seen] - mean_D, target_QT - mean_T, penalty)
+        weight_DC[:, columns] = weight_DT
+        intercept_C[columns] = mean_T - mean_D @ weight_DT
+        noise_C[columns] = np.sqrt((residual_QT**2).mean(axis=0))
+        low_C[columns], high_C[columns] = target_QT.min(axis=0), target_QT.max(axis=0)
     inverse_DD = np.linalg.inv(vector_QD.T @ vector_QD + penalty * np.eye(size)).astype(np.float64)
-    return _Fitted(centre_D, intercept_MA, weight_DMA, inverse_DD, noise_MA, low_MA, high_MA)
+    shape = (measures, arms)
+    return _Fitted(
+        centre_D,
+        intercept_C.reshape(shape),
+        weight_DC.reshape(size, *shape),
+        inverse_DD,
+        noise_C.reshape(shape),
+        low_C.reshape(shape),
+        high_C.reshape(shape),
+    )
 
 
-def _one(vector_QD: FloatArray, target_Q: FloatArray, penalty: float) -> tuple[FloatArray, FloatArray]:
-    """Weights and leave-one-out residuals of one regression without intercept."""
+def _alike(cells_QC: FloatArray) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    """Columns with the same measured rows, as (rows, columns): they share one factorisation. Empty ones are left out."""
+    groups: dict[bytes, list[int]] = {}
+    seen_CQ = ~np.isnan(cells_QC.T)
+    for column, seen_Q in enumerate(seen_CQ):
+        if seen_Q.any():
+            groups.setdefault(seen_Q.tobytes(), []).append(column)
+    return [(np.flatnonzero(seen_CQ[columns[0]]), np.array(columns)) for columns in groups.values()]
+
+
+def _regress(vector_QD: FloatArray, target_QT: FloatArray, penalty: float) -> tuple[FloatArray, FloatArray]:
+    """Weights and leave-one-out residuals of several centred targets on centred vectors."""
     gram_DD = vector_QD.T @ vector_QD + penalty * np.eye(vector_QD.shape[1])
-    solved_DQ = np.linalg.solve(gram_DD, vector_QD.T)
-    weight_D = solved_DQ @ target_Q
-    leverage_Q = (vector_QD * solved_DQ.T).sum(axis=1) + 1.0 / len(target_Q)
-    residual_Q = (target_Q - vector_QD @ weight_D) / np.maximum(1.0 - leverage_Q, 0.1)
-    return weight_D, residual_Q
+    inverse_DD = np.linalg.inv(gram_DD).astype(np.float64)
+    weight_DT = inverse_DD @ (vector_QD.T @ target_QT)
+    leverage_Q = ((vector_QD @ inverse_DD) * vector_QD).sum(axis=1) + 1.0 / len(target_QT)
+    residual_QT = (target_QT - vector_QD @ weight_DT) / np.maximum(1.0 - leverage_Q, 0.1)[:, None]
+    return weight_DT, residual_QT
 
 
 def _best_penalty(vector_QD: FloatArray, quality_QA: FloatArray) -> float:
     """λ of least squared leave-one-out error of quality, summed over arms."""
     errors = dict.fromkeys(_PENALTIES, 0.0)
-    for quality_Q in quality_QA.T:
-        seen = ~np.isnan(quality_Q)
+    for seen, columns in _alike(quality_QA):
         centred = vector_QD[seen] - vector_QD[seen].mean(axis=0)
-        left_QS, value_S, _ = np.linalg.svd(centred, full_matrices=False)
-        target = quality_Q[seen] - quality_Q[seen].mean()
-        turned_S = left_QS.T @ target
+        value_D, turn_DD = np.linalg.eigh(centred.T @ centred)
+        turned_QD = centred @ turn_DD
+        target_QT = quality_QA[np.ix_(seen, columns)]
+        target_QT = target_QT - target_QT.mean(axis=0)
+        aimed_DT = turned_QD.T @ target_QT
         for penalty in _PENALTIES:
-            keep_S = value_S**2 / (value_S**2 + penalty)
-            leverage = (left_QS**2) @ keep_S + 1.0 / len(target)
-            residual = (target - left_QS @ (keep_S * turned_S)) / np.maximum(1.0 - leverage, 0.1)
-            errors[penalty] += float((residual**2).sum())
+            shrunk_D = 1.0 / (np.maximum(value_D, 0.0) + penalty)
+            leverage_Q = (turned_QD**2) @ shrunk_D + 1.0 / len(seen)
+            residual_QT = target_QT - turned_QD @ (shrunk_D[:, None] * aimed_DT)
+            residual_QT /= np.maximum(1.0 - leverage_Q, 0.1)[:, None]
+            errors[penalty] += float((residual_QT**2).sum())
     return min(errors, key=lambda penalty: (errors[penalty], penalty))
