@@ -5,7 +5,7 @@ DEV_PYTHON := .venv-dev/bin/python
 PIP_FLAGS := --disable-pip-version-check --quiet --constraint constraints.txt
 CHECKED := src tests examples benchmarks
 
-.PHONY: serve test test-slow check format lint types layers api bench docs transcript constraints clean
+.PHONY: serve test test-slow check format lint types layers api bench transcript fleet-router coverage constraints clean
 
 serve: .venv/.ready  ## start the gateway on 127.0.0.1:8080 (installs first; no torch)
 	.venv/bin/thinkroute serve $(ARGS)
@@ -38,6 +38,11 @@ bench: .venv-dev/.ready  ## added latency and CPU of the gateway; writes docs/re
 
 transcript: .venv-dev/.ready  ## the transcript of the README
 	$(DEV_PYTHON) examples/transcript.py
+
+fleet-router: .venv-dev/.ready  ## refit the router that is shipped for the embedded fleet
+	.venv-dev/bin/thinkroute collect --fleet 1500 --seed 0 -o build/fleet-outcomes.parquet
+	.venv-dev/bin/thinkroute fit build/fleet-outcomes.parquet -o src/thinkroute/fleet/router --router knn \
+	  --encoder-set buckets=512 --encoder-set components=64 --encoder-set structure_weight=1.0
 
 coverage: .venv-dev/.ready
 	$(DEV_PYTHON) -m coverage run -m pytest -q

@@ -97,28 +97,43 @@ def collect(
 
 
 def fleet_questions(count: int, seed: int) -> list[Question]:
-    """Questions of the fleet's language, equally over families and levels, from the split no member trained on."""
+    """Different questions of the fleet's language, equally many of each family and level where there are so many.
+
+    They come from the split that no member was trained on; short questions are few, so the training split fills up.
+    None comes from the evaluation split.
+    """
     from random import Random
 
     from thinkroute.evaluation.collect import Question
-    from thinkroute.fleet.tasks import FAMILIES, LEVELS, FamilyName, generate
+    from thinkroute.fleet.tasks import FAMILIES, LEVELS, FamilyName, Split, generate
 
     rng = Random(seed)  # noqa: S311 - reproducible questions, not secrets
     kinds: list[tuple[FamilyName, int]] = [(family, level) for family in FAMILIES for level in LEVELS]
     found: dict[str, Question] = {}
-    drawn = 0
-    while len(found) < count and drawn < 50 * count:
-        family, level = kinds[drawn % len(kinds)]
-        drawn += 1
-        problem = generate(rng, family, level, "filter")
-        if problem.question not in found:  # the short questions run out: there are only so many
-            found[problem.question] = Question(
-                id=f"fleet-{seed}-{len(found)}",
-                text=problem.question,
-                answer=problem.answer,
-                task=f"{family}-{level}",
-            )
+
+    def draw(family: FamilyName, level: int, split: Split) -> bool:
+        for _ in range(_TRIES):
+            problem = generate(rng, family, level, split)
+            if problem.question not in found:
+                found[problem.question] = Question(
+                    id=f"fleet-{seed}-{len(found)}",
+                    text=problem.question,
+                    answer=problem.answer,
+                    task=f"{family}-{level}",
+                )
+                return True
+        return False
+
+    while len(found) < count:
+        before = len(found)
+        for family, level in kinds[: count - len(found)]:
+            _ = draw(family, level, "filter") or draw(family, level, "train")
+        if len(found) == before:
+            break
     return list(found.values())
+
+
+_TRIES = 20
 
 
 def _fleet_grader(answer: str, reference: str) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
 
@@ -56,6 +57,8 @@ app.add_typer(fleet.app, name="fleet")
 
 def main() -> None:
     """Run the command line; errors made on purpose print one message and exit with 2."""
+    # Our matrices are small: threads of the linear algebra library only fight each other. Read when numpy loads.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         app()
     except ThinkrouteError as error:
