@@ -6,8 +6,8 @@ Neither knows any program, and no program knows a driver: that is what makes tra
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -78,12 +78,14 @@ class Run:
                 continue
             call = _call(effect, self._prompt, self.segments)
             streamed = isinstance(effect, Generate)
-            async with aclosing(self._perform(call)) as items:
-                async for item in items:
-                    if isinstance(item, Segment):
-                        reply = item
-                    elif streamed:
-                        yield Delta(item.channel, item.text, call.model, item)
+            with self._measured(call) as leg:
+                async with aclosing(self._engines[call.model].generate(call)) as items:
+                    async for item in items:
+                        leg.see(item)
+                        if isinstance(item, Segment):
+                            reply = item
+                        elif streamed:
+                            yield Delta(item.channel, item.text, call.model, item)
             if streamed and reply is not None:
                 self.segments.append(reply)
 
@@ -93,13 +95,12 @@ class Run:
         except StopIteration as stop:
             return stop.value
 
-    async def _perform(self, call: Call) -> AsyncGenerator[Chunk | Segment, None]:
+    @contextmanager
+    def _measured(self, call: Call) -> Generator[_LegMeter, None, None]:
+        """Meter a call and put its leg into the ledger, however it ends."""
         leg = _LegMeter(call)
         try:
-            async with aclosing(self._engines[call.model].generate(call)) as items:
-                async for item in items:
-                    leg.see(item)
-                    yield item
+            yield leg
             leg.end()
         except ThinkrouteError as failure:
             leg.error = failure.code
