@@ -161,11 +161,11 @@ def test_outcomes_are_collected_resumed_fitted_and_served(
 def test_a_spend_cap_stops_collecting_and_says_so(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     table = str(tmp_path / "outcomes.parquet")
     code, out, _ = thinkroute(
-        capsys, "collect", "--fleet", "30", "--concurrency", "1", "--max-usd", "0.0005", "-o", table, "--json"
+        capsys, "collect", "--fleet", "30", "--concurrency", "1", "--max-usd", "0.02", "-o", table, "--json"
     )
     assert code == 0
     summary = json.loads(out)
-    assert summary["spent_usd"] <= 0.0005
+    assert 0 < summary["spent_usd"] <= 0.02
     assert summary["unasked"] > 0
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from thinkroute.errors import ConfigError, DataError, EngineTimeout
-from thinkroute.evaluation.collect import Answered, Question, collect, read_questions
+from thinkroute.evaluation.collect import Answered, Question, SpendCap, collect, read_questions
 from thinkroute.types import Arm, Effort, Ledger, LedgerEntry, Usage
 
 ARMS = (Arm("direct", ("small",), Effort("off")), Arm("direct", ("big",), Effort("high")))
@@ -119,18 +119,18 @@ async def test_a_failed_cell_is_missing_with_its_code_and_is_asked_again(tmp_pat
 async def test_the_spend_cap_holds_and_a_higher_one_goes_on(tmp_path: Path, concurrency: int) -> None:
     journal = tmp_path / "j.jsonl"
     got = await collect(
-        QUESTIONS, ARMS, Answers(), journal=journal, spend_cap_usd=0.055, concurrency=concurrency
+        QUESTIONS, ARMS, Answers(), journal=journal, cap=SpendCap(0.055), concurrency=concurrency
     )
     assert 0.04 <= got.spent_usd <= 0.055
     assert got.unasked == 12 - round(got.spent_usd / 0.01)
-    more = await collect(QUESTIONS, ARMS, Answers(), journal=journal, spend_cap_usd=0.5)
+    more = await collect(QUESTIONS, ARMS, Answers(), journal=journal, cap=SpendCap(0.5))
     assert more.unasked == 0
 
 
 async def test_a_cap_is_refused_when_an_arm_has_no_price(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no price"):
         await collect(
-            QUESTIONS, ARMS, Answers(cost_usd=None), journal=tmp_path / "j.jsonl", spend_cap_usd=1.0
+            QUESTIONS, ARMS, Answers(cost_usd=None), journal=tmp_path / "j.jsonl", cap=SpendCap(1.0)
         )
     free = await collect(QUESTIONS, ARMS, Answers(cost_usd=None), journal=tmp_path / "k.jsonl")
     assert "cost_usd" not in free.table.measures

@@ -172,6 +172,7 @@ async def _run(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from thinkroute.cli.console import err
+    from thinkroute.evaluation.collect import SpendCap
     from thinkroute.evaluation.collect import collect as collect_outcomes
 
     columns = (
@@ -196,11 +197,23 @@ async def _run(
                 journal=journal,
                 grader=grader,
                 concurrency=concurrency,
-                spend_cap_usd=max_usd,
+                cap=SpendCap(max_usd, lambda question, arm: _worst_case_usd(runtime, question, arm)),
                 progress=show,
             )
         finally:
             await runtime.aclose()
+
+
+def _worst_case_usd(runtime: Runtime, question: Question, arm: Arm) -> float:
+    """Dollars of the longest answer an arm can give: a full context window, or what is usual where it is unknown."""
+    model = runtime.model(arm)
+    if model.price is None:
+        return 0.0  # an unknown price is refused by the cap itself, at the first answer
+    most_tokens = model.context_window or _UNKNOWN_WINDOW_TOKENS
+    return model.price.cost_usd(2 * len(question.text), most_tokens)
+
+
+_UNKNOWN_WINDOW_TOKENS = 32_768
 
 
 async def _answer(runtime: Runtime, question: Question, arm: Arm) -> Answered:

@@ -56,6 +56,20 @@ Progress: TypeAlias = Callable[[int, int, float], None]
 """Called after every cell with cells done, cells in all, and dollars spent so far."""
 
 
+WorstCase: TypeAlias = Callable[[Question, Arm], float]
+"""Dollars one arm's answer to one question can cost at most."""
+
+
+@dataclass(frozen=True)
+class SpendCap:
+    """The cap of a run and what is needed to keep it."""
+
+    usd: float | None
+    """Dollars; None for no cap."""
+    worst_case_usd: WorstCase | None = None
+    """What an arm's first call may cost, so that not even that passes the cap; None lets each first call pass it."""
+
+
 @dataclass(frozen=True)
 class Collected:
     """What a run brought."""
@@ -95,7 +109,7 @@ async def collect(
     journal: Path,
     grader: Grader | None = None,
     concurrency: int = 8,
-    spend_cap_usd: float | None = None,
+    cap: SpendCap | None = None,
     progress: Progress | None = None,
 ) -> Collected:
     """Ask every arm every question that the journal does not hold yet.
@@ -107,9 +121,8 @@ async def collect(
         journal: JSON-lines file, created or continued. One journal belongs to one question set.
         grader: Grades all answers; None takes each question's own.
         concurrency: Calls under way at once, >= 1.
-        spend_cap_usd: No call is started that would likely pass it: each call under way is reserved at the
-            dearest answer its arm has given so far, and every arm is first asked once, alone, to learn that. A
-            last answer dearer than all before it can still pass the cap by the difference. None for no cap.
+        cap: No call is started that would likely pass it: each call under way is reserved at the dearest answer its
+            arm has given so far, and every arm is first asked once, alone, to learn that. None for no cap.
         progress: Called after every cell.
 
     Raises:
@@ -123,11 +136,13 @@ async def collect(
     graders = {name: grader or grader_named(name) for name in {question.grader for question in questions}}
     done = _read_journal(journal, questions)
     with _open_journal(journal, questions) as file:
-        run = _Run(done, file, answer_one, graders, spend_cap_usd, progress, len(questions) * len(arms))
+        run = _Run(
+            done, file, answer_one, graders, cap or SpendCap(None), progress, len(questions) * len(arms)
+        )
         todo = [(q, a) for q in questions for a in arms if not run.has(q.id, a.id)]
         try:
             async with asyncio.TaskGroup() as group:
-                if spend_cap_usd is not None:
+                if cap is not None:
                     await run.work(_first_of_each_arm(todo))
                 rest = iter([cell for cell in todo if not run.has(cell[0].id, cell[1].id)])
                 for _ in range(concurrency):
@@ -165,12 +180,13 @@ class _Run:
         file: IO[bytes],
         answer_one: AnswerOne,
         graders: dict[str, Grader],
-        spend_cap_usd: float | None,
+        cap: SpendCap,
         progress: Progress | None,
         total: int,
     ) -> None:
         self._done, self._file, self._answer_one, self._graders = done, file, answer_one, graders
-        self._cap, self._progress, self._total = spend_cap_usd, progress, total
+        self._cap, self._worst_case = cap.usd, cap.worst_case_usd
+        self._progress, self._total = progress, total
         self._spent = sum(cell.cost_usd or 0.0 for cell in done.values())
         self._reserved = 0.0
         self._dearest: dict[str, float] = {}
@@ -185,7 +201,7 @@ class _Run:
     async def work(self, todo: Iterator[tuple[Question, Arm]]) -> None:
         """Take cells until none is left or the cap is near."""
         for question, arm in todo:
-            expected = self._dearest.get(arm.id, 0.0)
+            expected = self._expected_usd(question, arm)
             if self._cap is not None and self._spent + self._reserved + expected >= self._cap:
                 return
             self._reserved += expected
@@ -194,6 +210,12 @@ class _Run:
             finally:
                 self._reserved -= expected
             self._keep(cell)
+
+    def _expected_usd(self, question: Question, arm: Arm) -> float:
+        """Dollars to reserve for a call: the arm's dearest answer so far, before that its worst case."""
+        if arm.id in self._dearest:
+            return self._dearest[arm.id]
+        return self._worst_case(question, arm) if self._worst_case and self._cap is not None else 0.0
 
     async def _ask(self, question: Question, arm: Arm) -> _Cell:
         try:
