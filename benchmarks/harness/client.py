@@ -194,7 +194,9 @@ async def _run(plan: Plan) -> list[BlockResult]:
 def main() -> None:
     """Do what standard input says."""
     plan = msgspec.json.decode(sys.stdin.buffer.read(), type=Plan)
-    sys.stdout.buffer.write(msgspec.json.encode(uvloop.run(_run(plan))))
+    # A writer of its own: under PYTHONUNBUFFERED the standard one may write a part and return.
+    with open(sys.stdout.fileno(), "wb", closefd=False) as out:  # noqa: PTH123 - a descriptor has no path
+        out.write(msgspec.json.encode(uvloop.run(_run(plan))))
 
 
 if __name__ == "__main__":
