@@ -195,7 +195,7 @@ def main() -> None:
     """Do what standard input says."""
     plan = msgspec.json.decode(sys.stdin.buffer.read(), type=Plan)
     # A writer of its own: under PYTHONUNBUFFERED the standard one may write a part and return.
-    with open(sys.stdout.fileno(), "wb", closefd=False) as out:  # noqa: PTH123 - a descriptor has no path
+    with open(sys.stdout.fileno(), "wb", closefd=False) as out:
         out.write(msgspec.json.encode(uvloop.run(_run(plan))))
 
 
