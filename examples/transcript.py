@@ -47,11 +47,10 @@ def ask(client: OpenAI, model: str, question: str) -> None:
     print(f"asked    {model}: {question}")
     for verb, text in said.items():
         print(f"{verb:8} {' '.join(text.split()) or '(not at all)'}")
-    used = route["billed_tokens"]
-    counts = f"{used['prompt']} prompt + {used['reasoning']} thinking + {used['completion'] - used['reasoning']} answer tokens"
-    print(
-        f"served   {route['arm']} ({', '.join(route['reason_codes'])}): {counts}, ${route['cost_usd']:.6f}\n"
-    )
+    used, calls = route["billed_tokens"], route["legs"]
+    counts = f"{used['prompt']} prompt, {used['reasoning']} thinking, {used['completion'] - used['reasoning']} answer"
+    why = ", ".join(route["reason_codes"])
+    print(f"served   {route['arm']} ({why}): {counts} tokens in {calls} call(s), ${route['cost_usd']:.6f}\n")
 
 
 if __name__ == "__main__":
