@@ -279,10 +279,12 @@ async def test_metrics_count_requests_tokens_and_dollars(gateway: GatewayFactory
     async with FakeUpstream(REPLY) as upstream, gateway(settings(upstream)) as g:
         await g.chat(model="qwen3@on")
         await g.post("/v1/chat/completions", b"nonsense")
-        await g.recorded(2)
+        await g.chat(model="qwen3@budget=77")
+        await g.recorded(3)
         text = await (await g.get("/metrics")).text()
         assert 'thinkroute_requests_total{arm="qwen3@on",code="",status="ok"} 1.0' in text
         assert 'thinkroute_requests_total{arm="none",code="invalid_request",status="refused"} 1.0' in text
+        assert 'thinkroute_requests_total{arm="other",code="",status="ok"} 1.0' in text
         assert 'thinkroute_tokens_total{kind="reasoning",model="qwen3"}' in text
         assert "thinkroute_requests_in_flight 0.0" in text
 

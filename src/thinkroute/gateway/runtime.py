@@ -55,6 +55,7 @@ class Runtime:
         spent = store.spend_usd(midnight) if budgets.usd_per_day is not None else 0.0
         self.budget = SpendBudget(budgets.usd_per_day, clock, spent)
         self.dispatcher = Dispatcher(resolved, router, self.budget)
+        self._listed_arms = {arm.id for name in resolved.virtual_models.values() for arm in name.arms}
         self.metrics = Metrics(__version__, POLICY_VERSION, router.version)
 
     async def start(self) -> None:
@@ -82,7 +83,7 @@ class Runtime:
                 self.budget.settle(exchange.route.reserved_usd, exchange.ledger.cost_usd if called else 0.0)
             exchange.latency_s = time.perf_counter() - exchange.started
             self.metrics.end(
-                exchange.arm_id,
+                self._arm_label(exchange.arm_id),
                 exchange.status,
                 exchange.error_code or "",
                 exchange.latency_s,
@@ -92,6 +93,10 @@ class Runtime:
             self.store.put(to_record(exchange, log_content=self.resolved.config.store.log_content))
         except Exception:
             logger.exception("request %s could not be recorded", exchange.decision_id)
+
+    def _arm_label(self, arm_id: str) -> str:
+        """The arm as a metric label. Callers can pin any budget, so arms outside the configuration share one label."""
+        return arm_id if arm_id in self._listed_arms or arm_id == "none" else "other"
 
     def model(self, arm: Arm) -> Model:
         """The model an arm uses first."""
