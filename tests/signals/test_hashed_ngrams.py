@@ -10,6 +10,10 @@ from hypothesis import strategies as st
 
 from thinkroute.errors import ConfigError, DataError
 from thinkroute.signals import EncoderState, fit_encoder, restore_encoder
+from thinkroute.signals.hashed_ngrams import (
+    _TOKEN,  # pyright: ignore[reportPrivateUsage]
+    _TOKEN_ASCII,  # pyright: ignore[reportPrivateUsage]
+)
 from thinkroute.signals.structure import FEATURES, structure
 
 TEXTS = (
@@ -31,6 +35,12 @@ def test_any_text_has_a_finite_vector_of_the_declared_length(text: str) -> None:
     assert vector.shape == (encoder.dimension,)
     assert vector.dtype == np.float32
     assert np.isfinite(vector).all()
+
+
+def test_ascii_text_has_the_same_words_read_as_text_or_as_bytes() -> None:
+    texts = [f"a{chr(code)}b {chr(code)}{chr(code)}1" for code in range(128)]
+    for text in texts:
+        assert _TOKEN_ASCII.findall(text.encode()) == [token.encode() for token in _TOKEN.findall(text)]
 
 
 def test_a_batch_gives_the_vectors_of_its_texts() -> None:

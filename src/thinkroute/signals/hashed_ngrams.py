@@ -30,6 +30,8 @@ NAME: Final = "hashed_ngrams"
 VERSION: Final = 2
 
 _TOKEN: Final = re.compile(r"\w+|[^\w\s]")
+_TOKEN_ASCII: Final = re.compile(rb"\w+|[^\w\s\x1c-\x1f]")
+"""The same tokens of a text that is all ASCII; text counts four more control characters as white space."""
 _STEP: Final = np.uint64(0x9E3779B97F4A7C15)
 _MIX: Final = np.uint64(0xBF58476D1CE4E5B9)
 _WORD_SALT: Final = np.uint64(0x94D049BB133111EB)
@@ -84,8 +86,10 @@ class HashedNgrams:
     def encode(self, text: str) -> Vector:
         """Vector of one text."""
         raw = text.encode("utf-8", "replace")
-        bucket, weight = _weigh(_hash_row(raw, self._settings), self._idf_B)
-        topic = weight @ self._projection_BK.take(bucket, axis=0)
+        bucket, frequency = _hash_row(raw, self._settings)
+        # Not scaled to unit length as when fitting: the product is, and few calls matter more than many numbers.
+        frequency *= self._idf_B.take(bucket)
+        topic = frequency @ self._projection_BK.take(bucket, axis=0)
         length = math.sqrt(topic @ topic)
         if length > 0:
             topic /= length
@@ -168,15 +172,16 @@ def _hash_row(raw: bytes, settings: HashedNgramsSettings) -> tuple[NDArray[np.in
     if len(raw) > settings.head_bytes + settings.tail_bytes:
         raw = raw[: settings.head_bytes] + b" " + raw[len(raw) - settings.tail_bytes :]
     text = raw.decode("utf-8", "replace").lower()
-    key = np.concatenate((*_byte_grams(text.encode()), *_word_grams(text)))
+    lowered = text.encode()
+    key = np.concatenate((*_byte_grams(lowered), *_word_grams(text, lowered)))
     key *= _MIX
     # The top bits of a product depend on all bits of the key: B buckets and one bit for the sign.
     key >>= np.uint64(64 - settings.buckets.bit_length())
-    code = key.astype(np.intp)
-    sign = _SIGNS[code & 1]
+    code = key.view(np.int64)
+    sign = _SIGNS.take(code & 1)
     count_B = np.bincount(code >> 1, weights=sign, minlength=settings.buckets)
     # Comparing first is 15 times quicker than asking for the nonzero entries of floats.
-    used = np.flatnonzero(count_B != 0)
+    used = (count_B != 0).nonzero()[0]
     count = count_B[used]
     return used, np.copysign(np.log1p(np.abs(count)), count).astype(np.float32)
 
@@ -191,8 +196,12 @@ def _byte_grams(raw: bytes) -> Iterator[NDArray[np.uint64]]:
         yield gram + np.uint64(size << 56)
 
 
-def _word_grams(text: str) -> Iterator[NDArray[np.uint64]]:
-    word = np.array([crc32(token.encode()) for token in _TOKEN.findall(text)], dtype=np.uint64) * _WORD_SALT
+def _word_grams(text: str, raw: bytes) -> Iterator[NDArray[np.uint64]]:
+    """Hashes of the words and of neighbouring pairs of words, of a text and its UTF-8."""
+    ascii_only = len(text) == len(raw)
+    tokens = _TOKEN_ASCII.findall(raw) if ascii_only else map(str.encode, _TOKEN.findall(text))
+    word = np.array([*map(crc32, tokens)], dtype=np.uint64)
+    word *= _WORD_SALT
     yield word
     yield word[:-1] * _STEP + word[1:]
 

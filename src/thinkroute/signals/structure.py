@@ -28,7 +28,7 @@ _BYTE_CLASSES: Final[tuple[tuple[str, bytes], ...]] = (
     ("non_ascii", bytes(range(128, 256))),
 )
 """Disjoint; white space comes first, then digits, so that one comparison tells each."""
-_SPACES, _DIGIT = 2, 2
+_BLANK, _SPACES, _DIGIT = 0, 2, 2
 FEATURES: Final[tuple[str, ...]] = (
     "bytes",
     "words",
@@ -55,8 +55,10 @@ def structure(raw: bytes) -> Vector:
 
     Words are runs of anything but white space, numbers are runs of digits.
     """
-    class_T = _CLASS_256[np.frombuffer(raw, dtype=np.uint8)]
+    # With a blank before it, every run has a byte before its first.
+    class_T = _CLASS_256.take(np.frombuffer(b" " + raw, dtype=np.uint8))
     count_C = np.bincount(class_T, minlength=len(_BYTE_CLASSES) + 1)[:-1]
+    count_C[_BLANK] -= 1
     words, numbers = _runs(class_T >= _SPACES), _runs(class_T == _DIGIT)
     features = np.empty(len(FEATURES), dtype=np.float32)
     features[0], features[1], features[2] = len(raw), words, numbers
@@ -68,6 +70,5 @@ def structure(raw: bytes) -> Vector:
 
 
 def _runs(inside_T: NDArray[np.bool_]) -> int:
-    """Number of runs of True, counted at their first place."""
-    starts = np.count_nonzero(inside_T[1:] > inside_T[:-1])
-    return int(starts) + bool(inside_T[:1].any())
+    """Number of runs of True after the first place, counted where they begin."""
+    return int(np.count_nonzero(inside_T[1:] > inside_T[:-1]))
