@@ -18,8 +18,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import ClassVar, Final, Protocol
+from dataclasses import dataclass, field, fields, replace
+from operator import itemgetter
+from typing import Any, ClassVar, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,9 @@ from thinkroute.types import Estimate, Prediction, Query
 
 PRIOR_QUALITY_STD: Final = 0.5
 """Uncertainty of quality for an arm without outcomes: the widest a value in [0, 1] can have."""
+
+_ESTIMATES: Final = tuple(field.name for field in fields(Prediction) if field.name != "basis")
+"""What a prediction holds estimates of, in the order of its arguments."""
 
 
 @dataclass(frozen=True)
@@ -187,6 +191,9 @@ class TableRouter(ABC):
     def __init__(self, statistics: ArmStatistics) -> None:
         self.statistics = statistics
         self._prior = statistics.prior()
+        # Predictions are made by position, the quickest way; the place past the last measure holds what is absent.
+        places = {measure: row for row, measure in enumerate(statistics.measures)}
+        self._by_field = itemgetter(*(places.get(name, len(places)) for name in _ESTIMATES))
         self._column_of = {arm: column for column, arm in enumerate(statistics.arms)}
         mean_M, std_M = self._prior
         self._prior_prediction = replace(self._as_prediction(mean_M.tolist(), std_M.tolist()), basis="prior")
@@ -257,16 +264,20 @@ class TableRouter(ABC):
 
     def _prompt_moments(self, query: Query) -> tuple[FloatArray, FloatArray]:
         intercept_A, slope_A, std_A = self.statistics.prompt_line_3A
-        size = len(query.text.encode("utf-8", "replace")) + len(query.context.encode("utf-8", "replace"))
-        return intercept_A + slope_A * size, std_A
+        return intercept_A + slope_A * (_bytes_of(query.text) + _bytes_of(query.context)), std_A
 
     def _as_prediction(self, means: Sequence[float], stds: Sequence[float]) -> Prediction:
-        estimates = {
-            measure: Estimate(mean, std)
-            for measure, mean, std in zip(self.statistics.measures, means, stds, strict=True)
-            if mean == mean  # noqa: PLR0124  # the quickest test for NaN on the request path
-        }
-        return Prediction(**estimates, basis="fitted")
+        estimates = [
+            Estimate(mean, std) if mean == mean else None  # noqa: PLR0124  # the quickest test for NaN
+            for mean, std in zip(means, stds, strict=True)
+        ]
+        estimates.append(None)
+        by_field: tuple[Any, ...] = self._by_field(estimates)
+        return Prediction(*by_field)
+
+
+def _bytes_of(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
 
 
 def _into_range(mean_MA: FloatArray) -> None:
@@ -285,7 +296,7 @@ def _prompt_lines(table: OutcomeTable) -> FloatArray:
     line_3A = np.full((3, len(table.arms)), np.nan)
     if "prompt_tokens" not in table.measured:
         return line_3A
-    size_Q = np.array([len(text.encode("utf-8", "replace")) for text in table.texts], dtype=np.float64)
+    size_Q = np.array([_bytes_of(text) for text in table.texts], dtype=np.float64)
     for column, tokens_Q in enumerate(table.measured["prompt_tokens"].T):
         seen = ~np.isnan(tokens_Q)
         if not seen.any():

@@ -70,47 +70,61 @@ class KnnRouter(TableRouter):
         self.settings = settings
         """Settings with everything chosen."""
         self._encoder = encoder
-        self._keys_ND = np.ascontiguousarray(keys_ND, dtype=np.float32)
-        self._half_norm_N = (0.5 * (self._keys_ND**2).sum(axis=1)).astype(np.float32)
+        # One coordinate after the other, not one query after the other: the product with a vector is quicker so.
+        self._keys_DN = np.ascontiguousarray(keys_ND.T, dtype=np.float32)
+        self._half_norm_N = (0.5 * (keys_ND.astype(np.float32) ** 2).sum(axis=1)).astype(np.float32)
         self._cells_NMA = cells_QMA.astype(np.float32)
         # From here on the rounded cells count, so that a saved and loaded router gives identical numbers.
         cells_NMA = self._cells_NMA.astype(np.float64)
         seen_NMA = ~np.isnan(cells_NMA)
         self._columns = statistics.mean_MA.size
-        # One row per query: seen cells, values and squares side by side, so that one product sums all three.
+        # Where every cell was measured, the neighbours' weight is one number and not one a cell.
+        self._complete = bool(seen_NMA[:, statistics.count_MA > 0].all())
+        # One row per query: values, squares and seen cells side by side, so that one product sums all three.
         filled = np.where(seen_NMA, cells_NMA - np.nan_to_num(statistics.mean_MA), 0.0)
-        stacked = np.stack([seen_NMA.astype(np.float64), filled, filled**2], axis=1)
-        self._sums_NS = np.ascontiguousarray(stacked.reshape(len(keys_ND), -1))
-        self._seen_NC = np.ascontiguousarray(self._sums_NS[:, : self._columns])
-        self._variance_C = np.nan_to_num(statistics.spread_MA).reshape(-1) ** 2
+        summed = [filled, filled**2] if self._complete else [filled, filled**2, seen_NMA.astype(np.float64)]
+        self._sums_NS = np.ascontiguousarray(np.stack(summed, axis=1).reshape(len(keys_ND), -1))
+        variance_C = np.nan_to_num(statistics.spread_MA).reshape(-1) ** 2
+        self._prior_square_C = settings.prior_weight * variance_C
+        self._prior_variance_C = settings.prior_weight**2 * variance_C
         self._mean_C = statistics.mean_MA.reshape(-1)
 
     def state(self) -> RouterState:
         """What to save."""
-        arrays = {"keys_ND": self._keys_ND, "cells_NMA": self._cells_NMA}
+        arrays = {"keys_ND": np.ascontiguousarray(self._keys_DN.T), "cells_NMA": self._cells_NMA}
         return RouterState(self.name, asdict(self.settings), self.statistics, arrays, self._encoder.state())
 
     def _moments(self, query: Query) -> tuple[FloatArray, FloatArray]:
         vector = self._encoder.encode(query.text)
-        far_N = self._half_norm_N - self._keys_ND @ vector
+        far_N = vector @ self._keys_DN
+        np.subtract(self._half_norm_N, far_N, out=far_N)
         nearest = _smallest(far_N, self.settings.neighbours)
-        distance_k = 2.0 * far_N[nearest].astype(np.float64) + float(vector @ vector)
-        weight_k = np.exp(np.minimum(distance_k, 0.0) - np.maximum(distance_k, 0.0) / self.settings.bandwidth)
+        # Half the squared distance of each, to which rounding may have given a sign.
+        weight_k = far_N.take(nearest).astype(np.float64)
+        weight_k += 0.5 * float(vector @ vector)
+        np.maximum(weight_k, 0.0, out=weight_k)
+        weight_k *= -2.0 / self.settings.bandwidth
+        np.exp(weight_k, out=weight_k)
         return self._weighted(nearest, weight_k)
 
     def _weighted(self, nearest: NDArray[np.intp], weight_k: FloatArray) -> tuple[FloatArray, FloatArray]:
         """The formulas of the module, on deviations from the arm's average."""
-        prior = self.settings.prior_weight
-        mass_C, value_C, square_C = (weight_k @ self._sums_NS[nearest]).reshape(3, -1)
-        mass_sq_C = (weight_k * weight_k) @ self._seen_NC[nearest]
-        total_C = mass_C + prior
-        shift_C = value_C / total_C
-        local_C = (
-            square_C - 2 * shift_C * value_C + shift_C**2 * mass_C + prior * self._variance_C
-        ) / total_C
-        variance_C = (mass_sq_C * np.maximum(local_C, 0.0) + prior**2 * self._variance_C) / total_C**2
+        columns, rows_kS = self._columns, self._sums_NS.take(nearest, axis=0)
+        sums_S = weight_k @ rows_kS
+        value_C, square_C = sums_S[:columns], sums_S[columns : 2 * columns]
+        if self._complete:
+            mass, mass_sq = float(weight_k.sum()), float(weight_k @ weight_k)
+        else:
+            mass, mass_sq = sums_S[2 * columns :], (weight_k * weight_k) @ rows_kS[:, 2 * columns :]
+        total = mass + self.settings.prior_weight
+        shift_C = value_C / total
+        local_C = square_C - shift_C * (2.0 * value_C - shift_C * mass) + self._prior_square_C
+        np.maximum(local_C, 0.0, out=local_C)
+        local_C *= mass_sq / total
+        local_C += self._prior_variance_C
+        local_C /= total * total
         shape = self.statistics.mean_MA.shape
-        return (self._mean_C + shift_C).reshape(shape), np.sqrt(variance_C).reshape(shape)
+        return (self._mean_C + shift_C).reshape(shape), np.sqrt(local_C, out=local_C).reshape(shape)
 
 
 def fit(table: OutcomeTable, parameters: Mapping[str, Scalar], encoder: Encoder | None) -> TableRouter:
@@ -156,10 +170,11 @@ def _smallest(far_N: Vector, k: int) -> NDArray[np.intp]:
     """
     if k >= len(far_N):
         return np.arange(len(far_N))
-    sample = far_N[::_SAMPLE_STEP]
+    sample = far_N[::_SAMPLE_STEP].copy()
     rank = 2 * k // _SAMPLE_STEP + 4
     if rank < len(sample):
-        few = np.flatnonzero(far_N < np.partition(sample, rank)[rank])
+        sample.partition(rank)
+        few = np.flatnonzero(far_N < sample[rank])
         if len(few) >= k:
             return few[np.argpartition(far_N[few], k - 1)[:k]]
     return np.argpartition(far_N, k - 1)[:k]
