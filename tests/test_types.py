@@ -14,7 +14,7 @@ from thinkroute.errors import (
     ThinkrouteError,
     http_status,
 )
-from thinkroute.types import FORCED, Arm, Effort, Ledger, LedgerEntry, Price, Usage
+from thinkroute.types import Arm, Effort, Ledger, LedgerEntry, Price, Usage
 
 LEVELS = ["off", "minimal", "low", "medium", "high", "xhigh", "max", "on", "default"]
 
@@ -55,11 +55,9 @@ def test_a_sum_of_usages_is_as_sure_as_its_weakest_part() -> None:
     assert total == Usage(4, 6, 1, 2, "estimated")
 
 
-def test_a_ledger_keeps_forced_text_off_the_bill() -> None:
+def test_a_ledger_sums_its_calls() -> None:
     ledger = Ledger().add(LedgerEntry("m", Usage(5, 3, 1, 0, "counted"), 0.5))
-    ledger = ledger.add(LedgerEntry(FORCED, Usage(0, 4, 4), None))
     assert ledger.usage.completion_tokens == 3
-    assert ledger.forced_tokens == 4
     assert ledger.cost_usd == 0.5
     assert ledger.add(LedgerEntry("n", Usage(), None)).cost_usd is None, "one unknown makes the sum unknown"
 

@@ -7,14 +7,13 @@ predictions into a `Decision`; running the arm's program leaves a `Ledger`; grad
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 EffortLevel = Literal["off", "minimal", "low", "medium", "high", "xhigh", "max", "on", "default"]
 Channel = Literal["reasoning", "answer"]
 Provenance = Literal["reported", "counted", "estimated", "unknown"]
-FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "error", "cancelled"]
 
 _LADDER: tuple[EffortLevel, ...] = ("off", "minimal", "low", "medium", "high", "xhigh", "max")
 _BUDGET = re.compile(r"budget=(\d+)")
@@ -65,7 +64,7 @@ class Effort:
         if self.budget_tokens is not None:
             return 1 + self.budget_tokens / 1e9
         if self.level in ("on", "default"):
-            return float(_LADDER.index("high"))
+            return float(_LADDER.index("medium"))
         return float(_LADDER.index(self.level))
 
     def __str__(self) -> str:
@@ -102,7 +101,9 @@ class Query:
     max_tokens: int | None = None
     """The caller's cap on generated tokens, thinking included; None when absent."""
     prompt_tokens: int = 0
-    """Estimated prompt length in tokens."""
+    """Estimated prompt length in tokens, tool schemas included."""
+    prompt_tokens_most: int = 0
+    """Upper bound of the prompt's tokens, for money: no tokenizer makes more tokens than there are bytes."""
     needs: frozenset[str] = frozenset()
     """Capabilities the answer needs: `tools`, `images`, `json`, `logprobs`."""
     task: str | None = None
@@ -245,7 +246,7 @@ class LedgerEntry:
     """One leg: one call to one owner."""
 
     owner: str
-    """Model name, or `FORCED` for text written by a program."""
+    """Model name. Text a program wrote is no leg: its owner stands in the trajectory's segments."""
     usage: Usage
     cost_usd: float | None
     """Dollars; None when the price or the counts are unknown."""
@@ -258,7 +259,7 @@ class LedgerEntry:
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """What a request really used, per owner."""
+    """What a request really used: its engine calls, in order, failed and cancelled ones included."""
 
     entries: tuple[LedgerEntry, ...] = ()
 
@@ -269,21 +270,14 @@ class Ledger:
     @property
     def usage(self) -> Usage:
         """Sum over all legs (a second leg's prompt is billed again, so this is what is paid for)."""
-        legs = [entry.usage for entry in self.entries if entry.owner != FORCED]
+        legs = [entry.usage for entry in self.entries]
         return sum(legs[1:], legs[0]) if legs else Usage()
-
-    @property
-    def forced_tokens(self) -> int:
-        """Tokens injected by programs; no model generated or billed them as output."""
-        return sum(entry.usage.completion_tokens for entry in self.entries if entry.owner == FORCED)
 
     @property
     def cost_usd(self) -> float | None:
         """Dollars over all legs; None when any leg's cost is unknown."""
         total = 0.0
         for entry in self.entries:
-            if entry.owner == FORCED:
-                continue
             if entry.cost_usd is None:
                 return None
             total += entry.cost_usd
@@ -305,7 +299,11 @@ class Outcome:
     finish_reason: str | None = None
     answer: str | None = None
     """Text of the answer, when kept."""
-    extra: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+def estimate_tokens(size: int) -> int:
+    """Tokens of text no tokenizer has seen, at the usual four characters or bytes a token; 0 only for nothing."""
+    return (size + 3) // 4
 
 
 def arm_by_id(arms: Sequence[Arm], arm_id: str) -> Arm | None:

@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from tests.gateway.conftest import GatewayFactory, sse, text_of
-from thinkroute.testing import FakeUpstream, Quirks, Reply
+from thinkroute.testing import FakeUpstream, HangBeforeHeaders, Quirks, Reply
 
 REPLY = Reply("The answer is four.", reasoning="one two three four five six")
 
@@ -93,6 +93,8 @@ async def test_a_cap_smaller_than_the_thinking_still_gets_an_answer(gateway: Gat
         assert body["choices"][0]["message"]["content"]
         assert body["usage"]["completion_tokens"] <= 8
         assert body["thinkroute"]["legs"] == 2
+        assert "thinking_capped" in body["thinkroute"]["reason_codes"], "less than asked is said"
+        assert (await g.recorded()).program == "budgeted"
 
 
 async def test_an_engine_with_its_own_budget_field_gets_one_call(gateway: GatewayFactory) -> None:
@@ -255,24 +257,25 @@ async def test_a_capability_no_arm_has_is_a_422_that_says_which(gateway: Gateway
 
 async def test_a_spent_budget_refuses_with_429_and_calls_nobody(gateway: GatewayFactory) -> None:
     async with FakeUpstream(REPLY) as upstream:
-        policy = {"policy": {"budgets": {"usd_per_day": 0.0001, "tokens_per_request": 20}}}
+        policy = {"policy": {"budgets": {"usd_per_day": 0.0002, "tokens_per_request": 20}}}
         async with gateway(settings(upstream) | policy) as g:
-            statuses = [(await g.chat(model="qwen3@off")).status for _ in range(12)]
+            statuses = [(await g.chat(model="qwen3@off")).status for _ in range(30)]
             assert statuses[0] == 200
             assert statuses[-1] == 429
             spent = sum(record.cost_usd or 0 for record in g.runtime.store.iter_records())
-            assert spent <= 0.0001
+            assert spent <= 0.0002
             assert len(upstream.requests) == statuses.count(200)
 
 
 async def test_the_dollar_limit_of_a_request_caps_its_tokens(gateway: GatewayFactory) -> None:
     async with FakeUpstream(Reply("word " * 500)) as upstream:
-        policy = {"policy": {"budgets": {"usd_per_request": 0.0001}}}
+        policy = {"policy": {"budgets": {"usd_per_request": 0.0002}}}
         async with gateway(settings(upstream) | policy) as g:
             body = await (await g.chat(model="qwen3@off", max_tokens=400)).json()
-            assert upstream.requests[0].body["max_tokens"] < 50
+            assert upstream.requests[0].body["max_tokens"] < 100
             assert body["choices"][0]["finish_reason"] == "length"
-            assert body["thinkroute"]["cost_usd"] <= 0.0001
+            assert body["thinkroute"]["cost_usd"] <= 0.0002
+            assert "capped_by_budget" in body["thinkroute"]["reason_codes"]
 
 
 async def test_metrics_count_requests_tokens_and_dollars(gateway: GatewayFactory) -> None:
@@ -317,3 +320,49 @@ async def test_health_and_readiness_answer(gateway: GatewayFactory) -> None:
     async with FakeUpstream(REPLY) as upstream, gateway(settings(upstream)) as g:
         assert orjson.loads(await (await g.get("/healthz")).read()) == {"status": "ok"}
         assert (await g.get("/readyz")).status == 200
+
+
+async def test_tool_schemas_count_towards_the_worst_case(gateway: GatewayFactory) -> None:
+    async with FakeUpstream(REPLY) as upstream:
+        policy = {"policy": {"budgets": {"usd_per_request": 0.01}}}
+        async with gateway(settings(upstream) | policy) as g:
+            huge = [{"type": "function", "function": {"name": "f", "description": "x" * 20_000}}]
+            response = await g.chat(model="qwen3@off", tools=huge)
+            assert response.status == 429
+            assert "over_usd_per_request" in (await response.json())["error"]["message"]
+            assert not upstream.requests
+
+
+async def test_models_that_refuse_the_older_name_of_the_cap_get_the_newer_one(
+    gateway: GatewayFactory,
+) -> None:
+    async with FakeUpstream(REPLY) as upstream, gateway(settings(upstream, name="gpt-5.2")) as g:
+        await g.chat(model="gpt-5.2@low", max_tokens=7)
+        sent = upstream.requests[0].body
+        assert sent["max_completion_tokens"] == 7
+        assert "max_tokens" not in sent
+        assert sent["reasoning_effort"] == "low"
+
+
+async def test_the_rest_of_the_fields_we_read_travels_on(gateway: GatewayFactory) -> None:
+    async with FakeUpstream(REPLY) as upstream, gateway(settings(upstream)) as g:
+        options = {"include_usage": True, "include_obfuscation": False}
+        await sse(
+            await g.chat(model="qwen3", stream=True, stream_options=options, reasoning={"exclude": True})
+        )
+        sent = upstream.requests[0].body
+        assert sent["stream_options"]["include_obfuscation"] is False
+        assert sent["reasoning"] == {"exclude": True}
+
+
+async def test_a_call_that_hung_costs_an_unknown_amount_and_is_booked_in_full(
+    gateway: GatewayFactory,
+) -> None:
+    async with FakeUpstream(REPLY, faults=[HangBeforeHeaders()]) as upstream:
+        policy = {"policy": {"budgets": {"usd_per_day": 1.0, "tokens_per_request": 100}}}
+        async with gateway(settings(upstream, timeouts={"first_byte_s": 0.1}) | policy) as g:
+            assert (await g.chat(model="qwen3@off")).status == 504
+            assert (await g.recorded()).cost_usd is None
+            left = g.runtime.budget.left_usd
+            assert left is not None
+            assert left <= 1.0 - 200e-6, "the worst case stays booked"

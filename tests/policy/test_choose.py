@@ -74,6 +74,25 @@ def test_latency_has_a_price() -> None:
     assert decision.arm == SMALL_OFF
 
 
+def test_an_unknown_latency_is_not_instant() -> None:
+    dial = ComputePrices(1.0, mu_latency_usd_per_s=0.01)
+    unknown = PREDICTIONS | {"large@on": replace(PREDICTIONS["large@on"], latency_s=None)}
+    decision = choose([SMALL_OFF, LARGE_ON], unknown, dial, PRICES)
+    assert decision is not None
+    assert decision.arm == SMALL_OFF
+    assert {score.arm_id: score.reasons for score in decision.scores}["large@on"] == ("latency_unknown",)
+    decision = choose([LARGE_ON], unknown, dial, PRICES)
+    assert decision is not None
+    assert "latency_unknown" in decision.reason_codes
+
+
+def test_thinking_of_unknown_length_is_not_free() -> None:
+    unknown = {"small@on": replace(PREDICTIONS["small@on"], reasoning_tokens=None)}
+    decision = choose([SMALL_ON], unknown, ComputePrices(1.0), PRICES)
+    assert decision is not None
+    assert decision.scores[0].cost_usd is None
+
+
 def test_an_unknown_price_is_not_zero() -> None:
     decision = choose([SMALL_OFF, LARGE_ON], PREDICTIONS, ComputePrices(1.0), {"small": PRICES["small"]})
     assert decision is not None

@@ -1,4 +1,4 @@
-"""Facts about models: which family they belong to, how its thinking is controlled, what its tokens cost.
+"""Facts about models: which family they belong to and how its thinking is controlled.
 
 Data with sources lives in the YAML beside this module; the code only looks things up.
 """
@@ -33,6 +33,8 @@ class Family:
     """Effort levels the family accepts, lowest first."""
     source: str
     patterns: tuple[str, ...] = ()
+    cap_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    """Request field of the token cap; OpenAI's reasoning models refuse the older name."""
     flag: str = "enable_thinking"
     """Name of the chat template flag when `control` is `template_flag`."""
     budget: Literal["two_call", "none"] = "none"

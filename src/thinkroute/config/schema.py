@@ -129,7 +129,10 @@ class PolicySection(Section):
     explore: Annotated[float, Field(ge=0, le=1)] = Field(
         default=0.0, description="Share of requests answered by a uniformly drawn allowed arm, to learn from."
     )
-    seed: int = Field(default=0, description="Seed of the exploration draws.")
+    seed: int | None = Field(
+        default=None,
+        description="Seed of the exploration draws, to repeat a run; default: a new one each start.",
+    )
     budgets: BudgetSection = BudgetSection()
 
 

@@ -28,7 +28,7 @@ async def _healthz(runtime: Runtime, http: Request) -> None:
 
 
 async def _readyz(runtime: Runtime, http: Request) -> None:
-    await http.reply_json(200, {"status": "ready", "arms": [arm.id for arm in runtime.resolved.arms]})
+    await http.reply_json(200, {"status": "ready"})
 
 
 async def _metrics(runtime: Runtime, http: Request) -> None:
@@ -135,7 +135,12 @@ class App:
             return
         await send({"type": "lifespan.startup.complete"})
         await receive()
-        await self._runtime.aclose()
+        try:
+            await self._runtime.aclose()
+        except Exception as error:
+            logger.exception("the gateway could not shut down cleanly")
+            await send({"type": "lifespan.shutdown.failed", "message": str(error)})
+            return
         await send({"type": "lifespan.shutdown.complete"})
 
 

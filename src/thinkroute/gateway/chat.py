@@ -37,6 +37,7 @@ async def chat(runtime: Runtime, http: Request) -> None:
     runtime.begin()
     try:
         await _answer(runtime, http, exchange)
+        exchange.completed()
     except CallerLeft:
         exchange.cancelled()
     except ThinkrouteError as error:
@@ -67,11 +68,11 @@ async def _answer(runtime: Runtime, http: Request, exchange: Exchange) -> None:
     request, decision = exchange.known_request, exchange.known_route.decision
     renderer = Renderer(f"chatcmpl-{exchange.decision_id}", decision.arm.models[0], int(exchange.created_at))
     work = _stream if request.stream else _whole
-    await http.while_connected(work(runtime, http, exchange, request, run, renderer))
+    await http.while_connected(work(http, exchange, request, run, renderer))
 
 
 async def _whole(
-    runtime: Runtime, http: Request, exchange: Exchange, request: ChatRequest, run: Run, renderer: Renderer
+    http: Request, exchange: Exchange, request: ChatRequest, run: Run, renderer: Renderer
 ) -> None:
     texts: dict[str, list[str]] = {"reasoning": [], "answer": []}
     async with aclosing(run.events()) as events:
@@ -93,7 +94,7 @@ async def _whole(
 
 
 async def _stream(
-    runtime: Runtime, http: Request, exchange: Exchange, request: ChatRequest, run: Run, renderer: Renderer
+    http: Request, exchange: Exchange, request: ChatRequest, run: Run, renderer: Renderer
 ) -> None:
     async with aclosing(run.events()) as events:
         first = await anext(events, None)
@@ -125,7 +126,7 @@ async def _write_deltas(
 
 def caller_usage(run: Run) -> Usage:
     """Tokens as the caller thinks of them: the prompt once, everything generated. The bill is in our own block."""
-    entries = [entry for entry in run.ledger.entries if entry.owner != FORCED]
+    entries = run.ledger.entries
     if not entries:
         return Usage()
     total = run.ledger.usage

@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable
 from contextlib import aclosing
 
-from thinkroute.config.resolve import under_cap
 from thinkroute.errors import OutOfScope, ThinkrouteError
 from thinkroute.gateway.exchange import Exchange
+from thinkroute.gateway.routing import answer_floor_tokens
 from thinkroute.gateway.runtime import Runtime
 from thinkroute.programs import build
 from thinkroute.programs.driver import Delta, Prompt, Run
@@ -31,8 +31,8 @@ def prepare(runtime: Runtime, exchange: Exchange, body: bytes) -> Run:
     runtime.metrics.decided(time.perf_counter() - decide_from)
     arm = route.decision.arm
     exchange.ignored_fields = runtime.ignored_fields(arm, request.options)
-    run_as = under_cap(arm, runtime.model(arm), route.max_tokens)
-    program = build(run_as, runtime.thinking_format(arm), route.max_tokens, runtime.answer_floor_tokens(arm))
+    floor = answer_floor_tokens(runtime.model(arm))
+    program = build(route.runs_as, runtime.thinking_format(arm), route.max_tokens, floor)
     prompt = Prompt(request.messages, request.options, request.stream)
     exchange.run = Run(program, prompt, runtime.engines, runtime.dispatcher.model_prices)
     return exchange.run
@@ -58,6 +58,7 @@ async def converse(runtime: Runtime, body: bytes, show: Callable[[Delta], None])
                 exchange.saw_token()
                 exchange.answer_text += delta.text if delta.channel == "answer" else ""
                 show(delta)
+        exchange.completed()
     except ThinkrouteError as error:
         exchange.failed(error, started=False)
         raise

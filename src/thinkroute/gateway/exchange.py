@@ -40,9 +40,10 @@ class Exchange:
     ignored_fields: tuple[str, ...] = ()
     """Options the chosen engine does not know and therefore ignores."""
     first_token_at: float | None = None
-    status: Status = "ok"
-    error_code: str | None = None
-    http_status: int = 200
+    status: Status = "error"
+    """An error until the end says otherwise."""
+    error_code: str | None = ThinkrouteError.code
+    http_status: int = 500
     latency_s: float = 0.0
     """Seconds from the first byte to the end, set when it ended."""
     answer_text: str = ""
@@ -81,6 +82,10 @@ class Exchange:
         """Note the first token."""
         if self.first_token_at is None:
             self.first_token_at = time.perf_counter()
+
+    def completed(self) -> None:
+        """Note that the whole answer was given."""
+        self.status, self.error_code, self.http_status = "ok", None, 200
 
     def failed(self, error: ThinkrouteError, *, started: bool) -> None:
         """Note how it failed: refused when no engine was called, otherwise an error.

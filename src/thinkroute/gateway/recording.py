@@ -32,7 +32,7 @@ def to_record(exchange: Exchange, *, log_content: bool) -> DecisionRecord:
         decision = route.decision
         known |= {
             "arm_id": decision.arm.id,
-            "program": decision.arm.program,
+            "program": route.runs_as.program,
             "models": decision.arm.models,
             "effort": str(decision.arm.effort),
             "propensity": decision.propensity,

@@ -13,7 +13,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from thinkroute.catalog import Model
-from thinkroute.config.resolve import Resolved, arm_for, automatic_arms, can_be_cut, unsupported_effort
+from thinkroute.config.resolve import (
+    Resolved,
+    arm_for,
+    automatic_arms,
+    can_be_cut,
+    under_cap,
+    unsupported_effort,
+)
 from thinkroute.errors import (
     BudgetExhausted,
     InvalidRequest,
@@ -23,6 +30,8 @@ from thinkroute.errors import (
 )
 from thinkroute.policy import Constraints, Exploration, SpendBudget, choose
 from thinkroute.policy.choose import OVER_REQUEST_BUDGET, OVER_SPEND_BUDGET, PRICE_UNKNOWN
+from thinkroute.programs import ANSWER_FLOOR_TOKENS
+from thinkroute.programs.budgeted import thinking_allowance
 from thinkroute.routers.base import Router
 from thinkroute.types import Arm, ComputePrices, Decision, Effort, Price, Query
 from thinkroute.wire.openai_chat.inbound import ChatRequest
@@ -32,9 +41,10 @@ OVER_CONTEXT_WINDOW = "over_context_window"
 OUT_OF_SCOPE = "fleet_out_of_scope"
 MIN_AFFORDABLE_TOKENS = 16
 """An arm that can afford fewer generated tokens than this is not worth calling."""
-_BUDGET_CODES = frozenset({OVER_REQUEST_BUDGET, OVER_SPEND_BUDGET, PRICE_UNKNOWN})
-_CAUTIOUS_TOKENS_PER_ESTIMATED = 2
-"""Prompt tokens are estimated from characters; the worst case doubles the estimate."""
+_STOP_TEXT_TOKENS_MOST = 64
+"""Room for the stop text of a cut thought, which the second leg is billed as prompt."""
+CAPPED_BY_BUDGET = "capped_by_budget"
+THINKING_CAPPED = "thinking_capped"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +62,8 @@ class Route:
     """A decision and the limits it was made under."""
 
     decision: Decision
+    runs_as: Arm
+    """What is really run: the decided arm, with its thinking cut by a budget when a cap demands it."""
     max_tokens: int | None
     """Cap for the program: the caller's, or a smaller one that money allows."""
     reserved_usd: float
@@ -106,9 +118,22 @@ class Dispatcher:
         if decision is None:
             raise self._refusal(candidates.arms, ruled_out, request, out_of_scope)
         cap, worst_usd = caps[decision.arm.id]
+        runs_as = under_cap(decision.arm, self._resolved.models[decision.arm.models[0]], cap)
+        notes = (*candidates.notes, *self._cut_notes(decision.arm, runs_as, request.max_tokens, cap))
         reserved = self._budget.reserve(worst_usd) if worst_usd else 0.0
         codes = ("pinned", *decision.reason_codes) if "pinned" in candidates.notes else decision.reason_codes
-        return Route(replace(decision, reason_codes=codes), cap, reserved, candidates.notes)
+        return Route(replace(decision, reason_codes=codes), runs_as, cap, reserved, notes)
+
+    def _cut_notes(self, arm: Arm, runs_as: Arm, asked: int | None, cap: int | None) -> list[str]:
+        """Reason codes for everything a cap takes away: what is served less than asked is said."""
+        notes: list[str] = []
+        if cap is not None and (asked is None or cap < asked):
+            notes.append(CAPPED_BY_BUDGET)
+        floor = answer_floor_tokens(self._resolved.models[arm.models[0]])
+        wanted = runs_as.effort.budget_tokens
+        if runs_as.program == "budgeted" and thinking_allowance(wanted, cap, floor) != wanted:
+            notes.append(THINKING_CAPPED)
+        return notes
 
     def candidates(self, request: ChatRequest) -> Candidates:
         """The arms behind the asked model name and effort.
@@ -186,7 +211,7 @@ class Dispatcher:
         code = OVER_SPEND_BUDGET if limit_usd == left_usd else OVER_REQUEST_BUDGET
         # A second leg is billed the prompt and the thinking again as its prompt.
         legs = 2 if arm.effort.thinks and can_be_cut(self._resolved.models[arm.models[0]]) else 1
-        prompt_tokens = query.prompt_tokens * _CAUTIOUS_TOKENS_PER_ESTIMATED * legs
+        prompt_tokens = query.prompt_tokens_most * legs + (legs - 1) * _STOP_TEXT_TOKENS_MOST
         per_token = (price.output_usd_per_mtok + (legs - 1) * price.input_usd_per_mtok) / 1e6
         room_usd = limit_usd - price.cost_usd(prompt_tokens, 0)
         wanted = min(query.max_tokens or budgets.tokens_per_request, budgets.tokens_per_request)
@@ -203,7 +228,7 @@ class Dispatcher:
         out_of_scope: OutOfScope | None,
     ) -> Exception:
         reasons = {code for codes in ruled_out.values() for code in codes}
-        if out_of_scope is not None and reasons <= {OUT_OF_SCOPE}:
+        if out_of_scope is not None and reasons == {OUT_OF_SCOPE}:
             return out_of_scope
         listed = "; ".join(
             f"{arm.id}: {', '.join(ruled_out.get(arm.id, ('no_prediction',)))}" for arm in arms
@@ -220,6 +245,12 @@ class Dispatcher:
                 param="messages",
             )
         return UnsupportedRequest(f"no arm can answer this request: {listed}")
+
+
+def answer_floor_tokens(model: Model) -> int:
+    """Tokens kept for the answer when a cap is shared with thinking; small windows keep an eighth."""
+    window = model.context_window
+    return ANSWER_FLOOR_TOKENS if window is None else min(ANSWER_FLOOR_TOKENS, window // 8)
 
 
 def _misfits(models: Sequence[Model], query: Query) -> list[str]:

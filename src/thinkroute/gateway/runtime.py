@@ -6,6 +6,7 @@ app, and directly by `thinkroute ask` and `collect`, which need the same arms wi
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +21,6 @@ from thinkroute.gateway.recording import to_record
 from thinkroute.gateway.routing import Dispatcher
 from thinkroute.policy import POLICY_VERSION, SpendBudget
 from thinkroute.policy.budget import DAY_S
-from thinkroute.programs import ANSWER_FLOOR_TOKENS
 from thinkroute.programs.protocol import Engine, ThinkingFormat
 from thinkroute.routers.base import Router
 from thinkroute.store import Store
@@ -64,10 +64,12 @@ class Runtime:
             await engine.start()
 
     async def aclose(self) -> None:
-        """Stop every engine, then flush and close the store."""
-        for engine in dict.fromkeys(self.engines.values()):
-            await engine.aclose()
-        self.store.close()
+        """Stop every engine, then flush and close the store, whatever the engines do."""
+        try:
+            for engine in dict.fromkeys(self.engines.values()):
+                await engine.aclose()
+        finally:
+            await asyncio.to_thread(self.store.close)
 
     def begin(self) -> None:
         """A chat request arrived."""
@@ -106,11 +108,6 @@ class Runtime:
         """How the arm's first model writes thinking."""
         family = self.model(arm).family
         return ThinkingFormat(family.open_text, family.close_text, family.stop_text)
-
-    def answer_floor_tokens(self, arm: Arm) -> int:
-        """Tokens kept for the answer when a cap is shared with thinking; the fleet's answers are one sentence."""
-        window = self.model(arm).context_window
-        return ANSWER_FLOOR_TOKENS if window is None else min(ANSWER_FLOOR_TOKENS, window // 8)
 
     def ignored_fields(self, arm: Arm, options: Mapping[str, Any]) -> tuple[str, ...]:
         """Options the arm's engine does not know; an HTTP upstream gets them all."""

@@ -20,6 +20,7 @@ UNKNOWN_ARM = "no_prediction"
 OVER_REQUEST_BUDGET = "over_usd_per_request"
 OVER_SPEND_BUDGET = "over_spend_budget"
 PRICE_UNKNOWN = "price_unknown"
+LATENCY_UNKNOWN = "latency_unknown"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,7 @@ def choose(
     Ties go to the cheaper arm, then to the arm that thinks less, then to the smaller id. An arm whose cost is
     unknown cannot be compared in dollars: it is ruled out while an arm of known cost is allowed, and while any dollar
     limit is set; when no arm's cost is known the cost term is dropped for all and `price_unknown` is in the reasons.
+    While latency has a price, the same holds for latency and `latency_unknown`.
 
     Args:
         arms: Candidates, any order.
@@ -76,11 +78,11 @@ def choose(
         arm.id: _ruled_out(arm, predictions.get(arm.id), costs[arm.id], constraints) for arm in ordered
     }
     allowed = [arm for arm in ordered if not reasons[arm.id]]
-    if any(costs[arm.id] is not None for arm in allowed):
-        for arm in allowed:
-            if costs[arm.id] is None:
-                reasons[arm.id] = (PRICE_UNKNOWN,)
-        allowed = [arm for arm in allowed if costs[arm.id] is not None]
+    allowed, price_notes = _comparable(allowed, costs, PRICE_UNKNOWN, reasons)
+    latencies = {arm.id: _mean(predictions.get(arm.id), "latency_s") for arm in allowed}
+    latency_notes: tuple[str, ...] = ()
+    if prices.mu_latency_usd_per_s:
+        allowed, latency_notes = _comparable(allowed, latencies, LATENCY_UNKNOWN, reasons)
     if not allowed:
         return None
     utilities = {arm.id: _utility(predictions[arm.id], costs[arm.id], prices) for arm in allowed}
@@ -92,7 +94,7 @@ def choose(
         arm.id: exploration.share / len(allowed) + (1 - exploration.share) * (arm is best) for arm in allowed
     }
     chosen = _draw(allowed, best, exploration)
-    codes = _codes(chosen, best, allowed, costs[chosen.id])
+    codes = (_code(chosen, best, allowed), *price_notes, *latency_notes)
     return Decision(
         arm=chosen,
         scores=tuple(
@@ -115,11 +117,22 @@ def expected_cost_usd(
     """
     if prediction is None:
         return None
-    price = model_prices.get(arm.models[0])
-    if price is not None and prediction.prompt_tokens is not None and prediction.answer_tokens is not None:
-        reasoning = prediction.reasoning_tokens.mean if prediction.reasoning_tokens else 0.0
-        return price.cost_usd(prediction.prompt_tokens.mean, reasoning + prediction.answer_tokens.mean)
+    price = model_prices.get(arm.models[0]) if len(arm.models) == 1 else None
+    prompt, answer = prediction.prompt_tokens, prediction.answer_tokens
+    reasoning = _reasoning_tokens(arm, prediction)
+    if price is not None and prompt is not None and answer is not None and reasoning is not None:
+        return price.cost_usd(prompt.mean, reasoning + answer.mean)
     return prediction.cost_usd.mean if prediction.cost_usd is not None else None
+
+
+def _reasoning_tokens(arm: Arm, prediction: Prediction) -> float | None:
+    """Predicted thinking tokens; None where an arm asked to think has no prediction of them.
+
+    At `default` effort nothing is asked, so a table without that column counts everything as answer.
+    """
+    if prediction.reasoning_tokens is not None:
+        return prediction.reasoning_tokens.mean
+    return 0.0 if arm.effort.level in ("off", "default") else None
 
 
 def _ruled_out(
@@ -156,9 +169,31 @@ def _draw(allowed: Sequence[Arm], best: Arm, exploration: Exploration) -> Arm:
     return allowed[min(position, len(allowed) - 1)]
 
 
-def _codes(chosen: Arm, best: Arm, allowed: Sequence[Arm], cost_usd: float | None) -> tuple[str, ...]:
-    first = "only_arm" if len(allowed) == 1 else "best_utility" if chosen is best else "explored"
-    return (first,) if cost_usd is not None else (first, PRICE_UNKNOWN)
+def _code(chosen: Arm, best: Arm, allowed: Sequence[Arm]) -> str:
+    return "only_arm" if len(allowed) == 1 else "best_utility" if chosen is best else "explored"
+
+
+def _comparable(
+    arms: Sequence[Arm],
+    known: Mapping[str, float | None],
+    code: str,
+    reasons: dict[str, tuple[str, ...]],
+) -> tuple[list[Arm], tuple[str, ...]]:
+    """Arms that can be compared in one quantity: those where it is known, or all of them when it is known of none.
+
+    Arms left out get `code` as their reason; when none is known `code` is returned as a note on the decision.
+    """
+    if all(known[arm.id] is None for arm in arms):
+        return list(arms), (code,) if arms else ()
+    for arm in arms:
+        if known[arm.id] is None:
+            reasons[arm.id] = (code,)
+    return [arm for arm in arms if known[arm.id] is not None], ()
+
+
+def _mean(prediction: Prediction | None, name: str) -> float | None:
+    estimate = getattr(prediction, name, None)
+    return None if estimate is None else float(estimate.mean)
 
 
 def _score(
@@ -169,10 +204,6 @@ def _score(
     utilities: Mapping[str, float],
     propensities: Mapping[str, float],
 ) -> ArmScore:
-    def mean(name: str) -> float | None:
-        estimate = getattr(prediction, name, None)
-        return None if estimate is None else float(estimate.mean)
-
     return ArmScore(
         arm_id=arm.id,
         allowed=arm.id in utilities,
@@ -180,8 +211,8 @@ def _score(
         utility_usd=utilities.get(arm.id),
         quality=prediction.quality if prediction else None,
         cost_usd=costs[arm.id],
-        latency_s=mean("latency_s"),
-        reasoning_tokens=mean("reasoning_tokens"),
-        answer_tokens=mean("answer_tokens"),
+        latency_s=_mean(prediction, "latency_s"),
+        reasoning_tokens=_mean(prediction, "reasoning_tokens"),
+        answer_tokens=_mean(prediction, "answer_tokens"),
         propensity=propensities.get(arm.id, 0.0),
     )

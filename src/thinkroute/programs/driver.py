@@ -11,10 +11,17 @@ from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from thinkroute.errors import EngineProtocolError, ThinkrouteError
+from thinkroute.errors import (
+    EngineProtocolError,
+    EngineRejected,
+    EngineUnavailable,
+    Overloaded,
+    RequestError,
+    ThinkrouteError,
+)
 from thinkroute.programs.effects import Append, Ask, Effect, Generate, Program, Return
 from thinkroute.programs.protocol import Call, Chunk, Engine, Segment, SegmentFinish
-from thinkroute.types import Channel, Ledger, LedgerEntry, Price, Usage
+from thinkroute.types import Channel, Ledger, LedgerEntry, Price, Usage, estimate_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +110,10 @@ class Run:
             yield leg
             leg.end()
         except ThinkrouteError as failure:
-            leg.error = failure.code
+            leg.failed(failure)
+            raise
+        except Exception:
+            leg.error = ThinkrouteError.code
             raise
         finally:
             self.ledger = self.ledger.add(leg.entry(self._prices.get(call.model)))
@@ -118,7 +128,15 @@ class _LegMeter:
         self._ttft_s: float | None = None
         self._chars: dict[Channel, int] = {"reasoning": 0, "answer": 0}
         self._segment: Segment | None = None
+        self._reached = True
         self.error: str | None = "cancelled"
+
+    def failed(self, failure: ThinkrouteError) -> None:
+        """Note a failure; one that reached no model is known to have cost nothing."""
+        self.error = failure.code
+        self._reached = not isinstance(
+            failure, EngineUnavailable | EngineRejected | RequestError | Overloaded
+        )
 
     def see(self, item: Chunk | Segment) -> None:
         if isinstance(item, Segment):
@@ -151,20 +169,17 @@ class _LegMeter:
 
     def _estimate(self) -> Usage:
         if self._ttft_s is None:
-            return Usage(provenance="estimated")  # nothing came: nothing known to be billed
+            # The model may have worked for a while: what that costs is unknown, not nothing.
+            return Usage(provenance="unknown" if self._reached else "counted")
         reasoning = estimate_tokens(self._chars["reasoning"])
         prompt_chars = sum(len(str(message.get("content") or "")) for message in self._call.messages)
+        prompt_chars += sum(len(segment.text) for segment in self._call.prefix)
         return Usage(
             prompt_tokens=estimate_tokens(prompt_chars),
             completion_tokens=reasoning + estimate_tokens(self._chars["answer"]),
             reasoning_tokens=reasoning,
             provenance="estimated",
         )
-
-
-def estimate_tokens(chars: int) -> int:
-    """Tokens of a text of this many characters, at the usual four characters a token; 0 only for nothing."""
-    return (chars + 3) // 4
 
 
 def run_batch(

@@ -15,14 +15,17 @@ import orjson
 from thinkroute.errors import InvalidRequest, ThinkrouteError, UnsupportedRequest, http_status
 from thinkroute.programs.driver import Delta
 from thinkroute.programs.protocol import TokenLogprob, Upstream
-from thinkroute.types import Effort, Query, Usage
+from thinkroute.types import Effort, Query, Usage, estimate_tokens
 
 _OWNED = frozenset({
     "model", "messages", "stream", "stream_options", "max_tokens", "max_completion_tokens", "reasoning_effort",
     "reasoning", "thinking_token_budget", "enable_thinking",
 })  # fmt: skip
 _IMAGE_PARTS = frozenset({"image_url", "input_image", "image"})
-_CHARS_PER_TOKEN = 4
+_LEVELS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+_PROMPT_FIELDS = ("tools", "functions", "response_format")
+"""Options that become part of the prompt."""
+_IMAGE_TOKENS_MOST = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,18 +65,22 @@ def parse_request(body: bytes) -> ChatRequest:
     if _integer(fields, "n", minimum=1) not in (None, 1):
         raise UnsupportedRequest("`n` greater than 1 is not supported: send the request n times", param="n")
     options = {key: value for key, value in fields.items() if key not in _OWNED}
+    stream_options = dict(_object(fields, "stream_options"))
+    include_usage = _boolean(stream_options, "include_usage", "stream_options.")
+    stream_options.pop("include_usage", None)
+    if stream_options:
+        options["stream_options"] = stream_options
     max_tokens = _max_tokens(fields, options)
     effort = _effort(fields, options)
-    stream_options = _object(fields, "stream_options")
     return ChatRequest(
         model=_model(fields),
         messages=messages,
         stream=_boolean(fields, "stream"),
-        include_usage=_boolean(stream_options, "include_usage", "stream_options."),
+        include_usage=include_usage,
         max_tokens=max_tokens,
         effort=effort,
         options=options,
-        query=_query(messages, options, max_tokens),
+        query=_query(messages, options, max_tokens, body_bytes=len(body)),
     )
 
 
@@ -151,7 +158,10 @@ def _max_tokens(fields: Mapping[str, Any], options: dict[str, Any]) -> int | Non
 
 
 def _effort(fields: Mapping[str, Any], options: dict[str, Any]) -> Effort | None:
-    """One effort out of the dialects' reasoning fields; contradictory wishes are an error, not a guess."""
+    """One effort out of the dialects' reasoning fields; contradictory wishes are an error, not a guess.
+
+    What else stands beside them (`reasoning.exclude`, `reasoning.summary`) is left in the options.
+    """
     wishes: dict[str, Effort] = {}
     if (level := fields.get("reasoning_effort")) is not None:
         wishes["reasoning_effort"] = _level(level, "reasoning_effort")
@@ -162,6 +172,9 @@ def _effort(fields: Mapping[str, Any], options: dict[str, Any]) -> Effort | None
         wishes["reasoning.max_tokens"] = Effort("on", budget) if budget else Effort("off")
     if reasoning.get("enabled") is not None:
         wishes["reasoning.enabled"] = Effort("on" if _boolean(reasoning, "enabled", "reasoning.") else "off")
+    rest = {key: value for key, value in reasoning.items() if key not in ("effort", "max_tokens", "enabled")}
+    if rest:
+        options["reasoning"] = rest
     if (budget := _integer(fields, "thinking_token_budget", minimum=0)) is not None:
         wishes["thinking_token_budget"] = Effort("on", budget) if budget else Effort("off")
     if fields.get("enable_thinking") is not None:
@@ -186,7 +199,9 @@ def _template_wishes(options: dict[str, Any]) -> dict[str, Effort]:
 
 
 def _one_wish(wishes: Mapping[str, Effort]) -> Effort | None:
-    if len({effort.thinks for effort in wishes.values()}) > 1:
+    budgets = {effort.budget_tokens for effort in wishes.values() if effort.budget_tokens is not None}
+    levels = {effort.level for effort in wishes.values() if effort.level != "on"}
+    if len({effort.thinks for effort in wishes.values()}) > 1 or len(budgets) > 1 or len(levels) > 1:
         said = ", ".join(f"{name} asks for {effort}" for name, effort in wishes.items())
         raise InvalidRequest(f"the reasoning fields contradict each other: {said}", param=next(iter(wishes)))
     # The most specific wish wins: a budget, then a level, then plain on.
@@ -197,13 +212,12 @@ def _one_wish(wishes: Mapping[str, Effort]) -> Effort | None:
 
 
 def _level(value: Any, name: str) -> Effort:
-    try:
-        return Effort.parse(value if isinstance(value, str) else "")
-    except ValueError:
+    if value not in _LEVELS:
         raise InvalidRequest(
-            f"`{name}` must be one of none, minimal, low, medium, high, xhigh, max; not {value!r:.50}",
+            f"`{name}` must be one of {', '.join(_LEVELS)}; not {value!r:.50}",
             param=name,
-        ) from None
+        )
+    return Effort.parse(value)
 
 
 def content_text(content: Any) -> str:
@@ -217,7 +231,11 @@ def content_text(content: Any) -> str:
 
 
 def _query(
-    messages: Sequence[Mapping[str, Any]], options: Mapping[str, Any], max_tokens: int | None
+    messages: Sequence[Mapping[str, Any]],
+    options: Mapping[str, Any],
+    max_tokens: int | None,
+    *,
+    body_bytes: int,
 ) -> Query:
     last = next((i for i in range(len(messages) - 1, -1, -1) if messages[i]["role"] == "user"), None)
     texts = [content_text(message.get("content")) for message in messages]
@@ -226,7 +244,9 @@ def _query(
         text=texts[last] if last is not None else "",
         context=context,
         max_tokens=max_tokens,
-        prompt_tokens=sum(len(text) // _CHARS_PER_TOKEN + 4 for text in texts),
+        prompt_tokens=sum(estimate_tokens(len(text.encode("utf-8", "replace"))) + 4 for text in texts)
+        + _schema_tokens(options),
+        prompt_tokens_most=body_bytes + _IMAGE_TOKENS_MOST * sum(map(_images, messages)),
         needs=_needs(messages, options),
     )
 
@@ -240,13 +260,21 @@ def _needs(messages: Sequence[Mapping[str, Any]], options: Mapping[str, Any]) ->
         needs.add("json")
     if options.get("logprobs"):
         needs.add("logprobs")
-    for message in messages:
-        content = message.get("content")
-        if not isinstance(content, list):
-            continue
-        if any(part["type"] in _IMAGE_PARTS for part in cast("list[Mapping[str, Any]]", content)):
-            needs.add("images")
+    if any(_images(message) for message in messages):
+        needs.add("images")
     return frozenset(needs)
+
+
+def _images(message: Mapping[str, Any]) -> int:
+    content = message.get("content")
+    if not isinstance(content, list):
+        return 0
+    return sum(part["type"] in _IMAGE_PARTS for part in cast("list[Mapping[str, Any]]", content))
+
+
+def _schema_tokens(options: Mapping[str, Any]) -> int:
+    schemas = [options[name] for name in _PROMPT_FIELDS if options.get(name)]
+    return sum(estimate_tokens(len(orjson.dumps(schema))) for schema in schemas)
 
 
 def render_error(error: ThinkrouteError) -> bytes:

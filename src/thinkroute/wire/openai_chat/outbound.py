@@ -55,7 +55,7 @@ def render_request(call: Call, model: Model) -> UpstreamRequest:
     body = dict(call.options)
     body["model"] = model.upstream_name
     _set_stream(body, call.stream)
-    _set_token_cap(body, call.max_tokens)
+    _set_token_cap(body, call.max_tokens, model.family.cap_field)
     _set_reasoning(body, call.effort, model)
     if raw:
         return UpstreamRequest("/completions", _as_completion(body, call, model))
@@ -74,13 +74,14 @@ def _set_stream(body: dict[str, Any], stream: bool) -> None:
         body.pop("stream_options", None)  # OpenAI refuses the field on requests that do not stream
 
 
-def _set_token_cap(body: dict[str, Any], max_tokens: int | None) -> None:
-    """Write the cap under the name the caller used: reasoning models of OpenAI refuse `max_tokens`."""
+def _set_token_cap(body: dict[str, Any], max_tokens: int | None, field: str) -> None:
+    """Write the cap under the name the family wants, else the one the caller used."""
     if max_tokens is None:
         return
-    name = "max_completion_tokens" if "max_completion_tokens" in body else "max_tokens"
+    newer = field == "max_completion_tokens" or "max_completion_tokens" in body
     body.pop("max_tokens", None)
-    body[name] = max_tokens
+    body.pop("max_completion_tokens", None)
+    body["max_completion_tokens" if newer else "max_tokens"] = max_tokens
 
 
 def _set_reasoning(body: dict[str, Any], effort: Effort, model: Model) -> None:

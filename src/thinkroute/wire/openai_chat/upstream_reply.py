@@ -20,9 +20,8 @@ import orjson
 
 from thinkroute.catalog import Model
 from thinkroute.errors import EngineInterrupted, EngineProtocolError
-from thinkroute.programs.driver import estimate_tokens
 from thinkroute.programs.protocol import Call, Chunk, Segment, SegmentFinish, TokenLogprob
-from thinkroute.types import Channel, Usage
+from thinkroute.types import Channel, Usage, estimate_tokens
 from thinkroute.wire.openai_chat.upstream_errors import reported_error
 from thinkroute.wire.openai_chat.upstream_usage import reported_usage
 from thinkroute.wire.raw_prompt import prefix_text, text_of
