@@ -7,6 +7,7 @@ ThinkrouteError
 │   ├── InvalidRequest           400 malformed or contradictory
 │   ├── RequestTooLarge          413 body over the limit
 │   ├── Unauthorized             401 missing or wrong key
+│   ├── ForeignOrigin            403 a web page of another site asks a gateway that has no key
 │   ├── UnknownModel             404 no such model, virtual model or effort
 │   ├── UnknownDecision          404 no such decision id
 │   ├── MethodNotAllowed         405
@@ -21,7 +22,7 @@ ThinkrouteError
     ├── EngineTimeout            504 connect, first byte or total time exceeded
     ├── EngineProtocolError      502 the engine answered with something that is not its protocol
     ├── EngineInterrupted        502 the stream ended before it was complete
-    └── EngineRejected           the upstream's own 4xx/5xx, passed through with its status
+    └── EngineRejected           the upstream's own error; its status where the caller can act on it, else 502
 """
 
 from __future__ import annotations
@@ -74,6 +75,12 @@ class Unauthorized(RequestError):
     """The key is missing or wrong."""
 
     code = "invalid_api_key"
+
+
+class ForeignOrigin(RequestError):
+    """A web page of another site asks a gateway that has no key."""
+
+    code = "foreign_origin"
 
 
 class UnknownModel(RequestError):
@@ -183,6 +190,7 @@ class EngineRejected(EngineError):
 HTTP_STATUS: Mapping[type[ThinkrouteError], tuple[int, str]] = {
     RequestTooLarge: (413, "invalid_request_error"),
     Unauthorized: (401, "authentication_error"),
+    ForeignOrigin: (403, "authentication_error"),
     UnknownModel: (404, "invalid_request_error"),
     UnknownDecision: (404, "invalid_request_error"),
     NotFound: (404, "invalid_request_error"),

@@ -16,7 +16,7 @@ Channel = Literal["reasoning", "answer"]
 Provenance = Literal["reported", "counted", "estimated", "unknown"]
 
 _LADDER: tuple[EffortLevel, ...] = ("off", "minimal", "low", "medium", "high", "xhigh", "max")
-_BUDGET = re.compile(r"budget=(\d+)")
+_BUDGET = re.compile(r"budget=([0-9]{1,9})")
 
 FORCED = "<forced>"
 """Owner of tokens written by us, not by a model: the stop text of a thinking budget."""

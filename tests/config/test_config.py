@@ -31,7 +31,7 @@ policy: {value_usd: 0.02, budgets: {usd_per_day: 3}}
 
 
 def parse(text: str, **environment: str) -> Config:
-    return parse_config(text, source="test.yaml", environment={"GATE_KEY": "k", **environment})
+    return parse_config(text, source="test.yaml", environment={"GATE_KEY": "gate-key-1", **environment})
 
 
 def test_a_full_file_resolves_to_complete_types() -> None:
@@ -94,6 +94,7 @@ def test_an_empty_file_serves_the_fleet() -> None:
         ("models: {a: {}}", "models.a.url: field required"),
         ("models: {a: {url: ftp://x}}", "models.a.url: must start with http:// or https://"),
         ("server: {port: 99999}", "server.port: input should be less than or equal to 65535"),
+        ("server: {api_keys: ['']}", "every key needs at least 8 characters"),
         ("policy: {value_usd: 0}", "policy.value_usd: input should be greater than 0"),
         ("arms: [{model: a, effort: hgih}]", "unknown effort 'hgih'"),
         ("server: {api_keys: ['${NOT_SET}']}", "server.api_keys[0] refers to ${NOT_SET}, which is not set"),
@@ -131,4 +132,4 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_secrets_never_show_in_the_configuration_s_text() -> None:
-    assert "canary" not in repr(parse(FULL, MINI_KEY="canary", GATE_KEY="canary"))
+    assert "canary" not in repr(parse(FULL, MINI_KEY="canary", GATE_KEY="canary-1"))

@@ -202,11 +202,11 @@ async def test_wrong_feedback_is_a_400(gateway: GatewayFactory, body: bytes) -> 
 
 
 async def test_another_key_sees_no_decision_of_mine(gateway: GatewayFactory) -> None:
-    keys = {"server": {"port": 0, "api_keys": ["one", "two"]}}
+    keys = {"server": {"port": 0, "api_keys": ["key-one-1", "key-two-2"]}}
     async with FakeUpstream(REPLY) as upstream:
         config = settings(upstream) | keys
         async with gateway(config) as g:
-            mine, other = {"Authorization": "Bearer one"}, {"Authorization": "Bearer two"}
+            mine, other = {"Authorization": "Bearer key-one-1"}, {"Authorization": "Bearer key-two-2"}
             path = f"/v1/decisions/{(await g.chat(mine)).headers['x-thinkroute-decision']}"
             assert (await g.get(path, mine)).status == 200
             assert (await g.get(path, other)).status == 404

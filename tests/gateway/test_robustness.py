@@ -57,6 +57,7 @@ MALFORMED = [
     (request(model=None), "`model`"),
     (request(model=5), "`model`"),
     (request(model=""), "`model`"),
+    (request(model="x" * 5000), "`model`"),
     (request(messages=[]), "`messages`"),
     (request(messages="Hi"), "`messages`"),
     (request(messages=[5]), "`messages[0]`"),
@@ -93,7 +94,10 @@ async def test_a_malformed_request_is_a_400_that_names_the_field(
         assert not upstream.requests
 
 
-@pytest.mark.parametrize("name", ["gpt-99", "qwen", "qwen3@hgih", "qwen3@budget=x", "@", "auto@", "x" * 5000])
+@pytest.mark.parametrize(
+    "name",
+    ["gpt-99", "qwen", "qwen3@hgih", "qwen3@budget=x", "@", "auto@", "x" * 256, "qwen3@budget=" + "9" * 200],
+)
 async def test_an_unknown_model_is_a_404_with_a_suggestion(gateway: GatewayFactory, name: str) -> None:
     async with FakeUpstream(REPLY) as upstream, gateway(settings(upstream)) as g:
         response = await g.chat(model=name)
@@ -156,9 +160,11 @@ async def test_wrong_paths_and_methods_answer_in_openai_s_shape(
         await error_of(response)
 
 
-@pytest.mark.parametrize("header", [None, "Bearer wrong", "Basic key", "key", "Bearer ", "Bearer key extra"])
+@pytest.mark.parametrize(
+    "header", [None, "Bearer wrong", "Basic key", "key", "Bearer ", "Bearer key-12345 extra"]
+)
 async def test_a_missing_or_wrong_key_is_a_401(gateway: GatewayFactory, header: str | None) -> None:
-    async with FakeUpstream(REPLY) as upstream, gateway(settings(upstream, api_keys=["key"])) as g:
+    async with FakeUpstream(REPLY) as upstream, gateway(settings(upstream, api_keys=["key-12345"])) as g:
         headers = {} if header is None else {"Authorization": header}
         for path in (CHAT, "/v1/models", "/metrics", "/v1/decisions/x"):
             method = "POST" if path == CHAT else "GET"
@@ -261,7 +267,7 @@ async def leave(g: Gateway, *, stream: bool, model: str, after_bytes: int) -> No
     host, port = g.url.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     body = request(model=model, stream=stream)
-    head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
+    head = f"POST {CHAT} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n\r\n"
     writer.write(head.encode() + body)
     await writer.drain()
     if after_bytes:
@@ -324,3 +330,36 @@ async def test_secrets_and_questions_stay_out_of_the_log(
             records = list(g.runtime.store.iter_records())
     assert "canary" not in caplog.text
     assert "canary" not in repr(records)
+
+
+@pytest.mark.parametrize(
+    "headers", [{"Host": "evil.example"}, {"Origin": "https://evil.example"}, {"Host": "10.0.0.1:80"}]
+)
+async def test_without_a_key_web_pages_of_other_sites_are_refused(
+    gateway: GatewayFactory, headers: dict[str, str]
+) -> None:
+    async with FakeUpstream(REPLY) as upstream, gateway(settings(upstream)) as g:
+        response = await g.chat(headers)
+        assert (response.status, (await error_of(response))["code"]) == (403, "foreign_origin")
+        assert not upstream.requests
+    async with FakeUpstream(REPLY) as upstream, gateway(settings(upstream, api_keys=["key-12345"])) as g:
+        assert (await g.chat({**headers, "Authorization": "Bearer key-12345"})).status == 200
+
+
+@pytest.mark.parametrize("origin", ["http://localhost:3000", "http://127.0.0.1", "http://[::1]:8080"])
+async def test_pages_of_this_machine_may_ask(gateway: GatewayFactory, origin: str) -> None:
+    async with FakeUpstream(REPLY) as upstream, gateway(settings(upstream)) as g:
+        assert (await g.chat({"Origin": origin})).status == 200
+
+
+async def test_callers_still_sending_do_not_count_as_being_answered(gateway: GatewayFactory) -> None:
+    async with FakeUpstream(REPLY) as upstream, gateway(settings(upstream, max_concurrency=1)) as g:
+        host, port = g.url.removeprefix("http://").split(":")
+        stalled = [await asyncio.open_connection(host, int(port)) for _ in range(3)]
+        for _, writer in stalled:
+            writer.write(f"POST {CHAT} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 50\r\n\r\n{{".encode())
+            await writer.drain()
+        await asyncio.sleep(0.05)
+        assert (await g.chat()).status == 200
+        for _, writer in stalled:
+            writer.close()

@@ -20,13 +20,21 @@ if TYPE_CHECKING:
     from thinkroute.types import Arm
 
 
+def _nothing(collected: Collected, journal: Path) -> str:
+    why = ", ".join(f"{code} ({count})" for code, count in collected.errors.items())
+    return (
+        f"no answer was collected: {collected.failed} call(s) failed{': ' + why if why else ''}, "
+        f"{collected.unasked} not asked because of the spend cap; {journal} has the details"
+    )
+
+
 @dataclass(frozen=True)
 class ArmSummary:
     """Means of one arm over the questions it answered."""
 
     arm: str
     answered: int
-    quality: float
+    quality: float | None
     reasoning_tokens: float | None
     answer_tokens: float | None
     cost_usd: float | None
@@ -54,7 +62,12 @@ def collect(
         ),
     ] = None,
     concurrency: Annotated[int, typer.Option(min=1, help="Calls under way at once.")] = 8,
-    max_usd: Annotated[float | None, typer.Option(min=0, help="Stop before spending more than this.")] = None,
+    max_usd: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="Stop before spending more than this; answers are then cut at 4,096 tokens."
+        ),
+    ] = None,
     journal: Annotated[
         Path | None,
         typer.Option(help="Progress file; run again with it to resume. Default: OUTPUT.journal.jsonl"),
@@ -72,7 +85,7 @@ def collect(
     """
     import asyncio
 
-    from thinkroute.errors import ConfigError
+    from thinkroute.errors import ConfigError, DataError
     from thinkroute.evaluation.collect import read_questions
     from thinkroute.evaluation.graders import grader_named
     from thinkroute.evaluation.outcomes import write_outcomes
@@ -92,6 +105,8 @@ def collect(
     progress_file = journal or output.with_name(output.name + ".journal.jsonl")
     run = _run(runtime, asked, arms, progress_file, judge, concurrency, max_usd, quiet=as_json)
     collected = asyncio.run(run)
+    if not collected.table.arms:
+        raise DataError(_nothing(collected, progress_file))
     write_outcomes(collected.table, output)
     _report(collected, output, as_json=as_json)
 
@@ -193,7 +208,7 @@ async def _run(
             return await collect_outcomes(
                 questions,
                 arms,
-                lambda question, arm: _answer(runtime, question, arm),
+                lambda question, arm: _answer(runtime, question, arm, capped=max_usd is not None),
                 journal=journal,
                 grader=grader,
                 concurrency=concurrency,
@@ -204,33 +219,46 @@ async def _run(
             await runtime.aclose()
 
 
+_CAPPED_TOKENS = 4096
+"""Cap on each answer while there is a spend cap and the context window is unknown: without it there is no worst case."""
+_TEMPLATE_TOKENS = 200
+
+
 def _worst_case_usd(runtime: Runtime, question: Question, arm: Arm) -> float:
-    """Dollars of the longest answer an arm can give: a full context window, or what is usual where it is unknown."""
+    """Dollars of the longest answer an arm can give, its prompt and thinking billed again by a second leg."""
     model = runtime.model(arm)
     if model.price is None:
         return 0.0  # an unknown price is refused by the cap itself, at the first answer
-    most_tokens = model.context_window or _UNKNOWN_WINDOW_TOKENS
-    return model.price.cost_usd(2 * len(question.text), most_tokens)
+    most_tokens = model.context_window or _CAPPED_TOKENS
+    prompt_tokens = 2 * (len(question.text.encode()) + _TEMPLATE_TOKENS) + most_tokens
+    return model.price.cost_usd(prompt_tokens, most_tokens)
 
 
-_UNKNOWN_WINDOW_TOKENS = 32_768
-
-
-async def _answer(runtime: Runtime, question: Question, arm: Arm) -> Answered:
+async def _answer(runtime: Runtime, question: Question, arm: Arm, *, capped: bool) -> Answered:
     """One arm's answer, on the path every request takes."""
     import orjson
 
+    from thinkroute.errors import ThinkrouteError
     from thinkroute.evaluation.collect import Answered
     from thinkroute.gateway.converse import converse
+    from thinkroute.gateway.exchange import Exchange
 
-    body = {"model": arm.id, "messages": [{"role": "user", "content": question.text}]}
-    exchange = await converse(runtime, orjson.dumps(body), lambda delta: None)
+    body: dict[str, object] = {"model": arm.id, "messages": [{"role": "user", "content": question.text}]}
+    if capped and runtime.model(arm).context_window is None:
+        body["max_tokens"] = _CAPPED_TOKENS
+    exchange = Exchange(None)
+    error: str | None = None
+    try:
+        await converse(runtime, orjson.dumps(body), lambda delta: None, exchange)
+    except ThinkrouteError as failure:
+        error = failure.code
     return Answered(
         text=exchange.answer_text,
         ledger=exchange.ledger,
         finish_reason=exchange.run.finish if exchange.run else None,
         ttft_s=exchange.ttft_s,
         latency_s=exchange.latency_s,
+        error=error,
     )
 
 
@@ -251,6 +279,7 @@ def _report(collected: Collected, output: Path, *, as_json: bool) -> None:
             "questions": len(table),
             "spent_usd": collected.spent_usd,
             "failed": collected.failed,
+            "errors": dict(collected.errors),
             "unasked": collected.unasked,
             "arms": [asdict(row) for row in rows],
         }
@@ -265,14 +294,19 @@ def _report(collected: Collected, output: Path, *, as_json: bool) -> None:
         shown.add_row(
             row.arm,
             str(row.answered),
-            f"{row.quality:.3f}",
+            "" if row.quality is None else f"{row.quality:.3f}",
             "" if row.reasoning_tokens is None else f"{row.reasoning_tokens:.1f}",
             "" if row.answer_tokens is None else f"{row.answer_tokens:.1f}",
             dollars(row.cost_usd),
         )
     console.print(shown)
     if collected.failed or collected.unasked:
-        console.print(f"{collected.failed} call(s) failed, {collected.unasked} not asked: run again to go on")
+        why = ", ".join(f"{code} {count}x" for code, count in collected.errors.items())
+        console.print(
+            f"{collected.failed} call(s) failed{f' ({why})' if why else ''}, {collected.unasked} not asked: "
+            "run again to go on",
+            markup=False,
+        )
 
 
 def _summary(table: OutcomeTable, column: int) -> ArmSummary:
@@ -287,7 +321,7 @@ def _summary(table: OutcomeTable, column: int) -> ArmSummary:
     return ArmSummary(
         arm=table.arms[column],
         answered=int((~np.isnan(table.quality_QA[:, column])).sum()),
-        quality=mean("quality") or 0.0,
+        quality=mean("quality"),
         reasoning_tokens=mean("reasoning_tokens"),
         answer_tokens=mean("answer_tokens"),
         cost_usd=mean("cost_usd"),

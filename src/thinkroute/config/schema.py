@@ -15,6 +15,9 @@ Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 
 
+MIN_KEY_CHARS = 8
+
+
 class Section(BaseModel):
     """A part of the file: frozen, and unknown keys are errors."""
 
@@ -164,6 +167,16 @@ class ServerSection(Section):
     api_keys: tuple[SecretStr, ...] = Field(
         default=(), description="Keys callers must send as `Authorization: Bearer …`; none: no key needed."
     )
+
+    @field_validator("api_keys")
+    @classmethod
+    def _long_keys(cls, keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        if any(len(key.get_secret_value().strip()) < MIN_KEY_CHARS for key in keys):
+            raise ValueError(
+                f"every key needs at least {MIN_KEY_CHARS} characters; an empty one opens the gateway"
+            )
+        return keys
+
     max_body_bytes: Annotated[int, Field(gt=0)] = Field(
         default=4_000_000, description="Larger requests get 413 before they are parsed."
     )

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Final, TypeAlias
 
 import msgspec
 
 from thinkroute.errors import ConfigError, DataError, ThinkrouteError
-from thinkroute.evaluation.graders import Grader, grader_named
+from thinkroute.evaluation.graders import GRADERS, Grader
 from thinkroute.routers.table import OutcomeTable, table_from_outcomes
 from thinkroute.types import Arm, Ledger, Outcome, Query, Usage
 
@@ -47,6 +48,8 @@ class Answered:
     finish_reason: str | None
     ttft_s: float | None
     latency_s: float | None
+    error: str | None = None
+    """Code of a failure, for callers that know what the failed call cost; otherwise raise it."""
 
 
 AnswerOne: TypeAlias = Callable[[Question, Arm], Awaitable[Answered]]
@@ -67,7 +70,7 @@ class SpendCap:
     usd: float | None
     """Dollars; None for no cap."""
     worst_case_usd: WorstCase | None = None
-    """What an arm's first call may cost, so that not even that passes the cap; None lets each first call pass it."""
+    """What a call can cost at most; None: not known."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,8 @@ class Collected:
     """Cells whose last attempt failed."""
     unasked: int
     """Cells the spend cap left out."""
+    errors: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Error code → failed cells, commonest first."""
 
 
 class _Header(msgspec.Struct, frozen=True, tag="journal"):
@@ -121,8 +126,9 @@ async def collect(
         journal: JSON-lines file, created or continued. One journal belongs to one question set.
         grader: Grades all answers; None takes each question's own.
         concurrency: Calls under way at once, >= 1.
-        cap: No call is started that would likely pass it: each call under way is reserved at the dearest answer its
-            arm has given so far, and every arm is first asked once, alone, to learn that. None for no cap.
+        cap: No call is started that could pass it: each call under way is reserved at its worst case. Without a
+            worst case the arm's dearest answer so far stands in, and every arm is first asked once, alone, to learn
+            that; then a dearer answer can pass the cap by the difference. None for no cap.
         progress: Called after every cell.
 
     Raises:
@@ -133,7 +139,7 @@ async def collect(
     _check_unique([arm.id for arm in arms], "arm")
     if concurrency < 1:
         raise ConfigError(f"concurrency={concurrency} must be at least 1")
-    graders = {name: grader or grader_named(name) for name in {question.grader for question in questions}}
+    graders = {question.grader: grader or _own_grader(question) for question in questions}
     done = _read_journal(journal, questions)
     with _open_journal(journal, questions) as file:
         run = _Run(
@@ -150,6 +156,16 @@ async def collect(
         except* ThinkrouteError as errors:
             raise errors.exceptions[0] from None
     return run.collected(questions, arms)
+
+
+def _own_grader(question: Question) -> Grader:
+    """The grader a question names. Only names of the table: a data file must not choose code to run."""
+    if question.grader not in GRADERS:
+        raise ConfigError(
+            f"question {question.id!r} names the grader {question.grader!r}; a file may name {', '.join(GRADERS)}, "
+            "code of your own is given with --grader"
+        )
+    return GRADERS[question.grader]
 
 
 def read_questions(path: Path) -> list[Question]:
@@ -212,10 +228,9 @@ class _Run:
             self._keep(cell)
 
     def _expected_usd(self, question: Question, arm: Arm) -> float:
-        """Dollars to reserve for a call: the arm's dearest answer so far, before that its worst case."""
-        if arm.id in self._dearest:
-            return self._dearest[arm.id]
-        return self._worst_case(question, arm) if self._worst_case and self._cap is not None else 0.0
+        """Dollars to reserve for a call: its worst case where that is known, else the arm's dearest answer so far."""
+        worst = self._worst_case(question, arm) if self._worst_case and self._cap is not None else 0.0
+        return max(worst, self._dearest.get(arm.id, 0.0))
 
     async def _ask(self, question: Question, arm: Arm) -> _Cell:
         try:
@@ -223,6 +238,8 @@ class _Run:
         except ThinkrouteError as error:
             return _Cell(question.id, arm.id, finish_reason="error", error=error.code)
         cost_usd = answered.ledger.cost_usd
+        if answered.error is not None:
+            return _Cell(question.id, arm.id, cost_usd=cost_usd, finish_reason="error", error=answered.error)
         if cost_usd is None and self._cap is not None:
             raise ConfigError(
                 f"arm {arm.id!r} has no price, so the spend cap cannot be kept: price its models or drop the cap"
@@ -230,7 +247,7 @@ class _Run:
         return _Cell(
             question.id,
             arm.id,
-            quality=self._graders[question.grader](answered.text, question.answer),
+            quality=self._graded(question, answered.text),
             usage=answered.ledger.usage,
             cost_usd=cost_usd,
             ttft_s=answered.ttft_s,
@@ -238,6 +255,14 @@ class _Run:
             finish_reason=answered.finish_reason,
             answer=answered.text,
         )
+
+    def _graded(self, question: Question, answer: str) -> float:
+        try:
+            return self._graders[question.grader](answer, question.answer)
+        except DataError:
+            raise
+        except Exception as error:
+            raise DataError(f"the grader failed on question {question.id!r}: {error!r}") from error
 
     def _keep(self, cell: _Cell) -> None:
         self._file.write(msgspec.json.encode(cell) + b"\n")
@@ -266,6 +291,7 @@ class _Run:
             spent_usd=self._spent,
             failed=sum(cell.error is not None for cell in cells),
             unasked=len(wanted) - len(cells),
+            errors=dict(Counter(cell.error for cell in cells if cell.error is not None).most_common()),
         )
 
 

@@ -7,8 +7,15 @@ import hmac
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 
-from thinkroute.errors import MethodNotAllowed, NotFound, ThinkrouteError, Unauthorized, http_status
-from thinkroute.gateway.asgi import CallerLeft, Receive, Request, Scope, Send
+from thinkroute.errors import (
+    ForeignOrigin,
+    MethodNotAllowed,
+    NotFound,
+    ThinkrouteError,
+    Unauthorized,
+    http_status,
+)
+from thinkroute.gateway.asgi import CallerLeft, Receive, Request, Scope, Send, is_loopback
 from thinkroute.gateway.chat import chat
 from thinkroute.gateway.decisions import explain, feedback
 from thinkroute.gateway.models import list_models, show_model
@@ -32,7 +39,9 @@ async def _readyz(runtime: Runtime, http: Request) -> None:
 
 
 async def _metrics(runtime: Runtime, http: Request) -> None:
-    await http.reply(200, runtime.metrics.render(), content_type=runtime.metrics.content_type)
+    await http.reply(
+        200, runtime.metrics.render(runtime.store.dropped), content_type=runtime.metrics.content_type
+    )
 
 
 _EXACT: Mapping[str, Mapping[str, Handler]] = {
@@ -78,6 +87,22 @@ def _handler(http: Request) -> Handler:
     return handlers[method]
 
 
+def _check_local(http: Request) -> None:
+    """Without keys, loopback is the only lock: keep web pages in the user's browser from reaching through it.
+
+    Raises:
+        ForeignOrigin: the `Host` or `Origin` header names another machine.
+    """
+    host = http.headers.get(b"host", b"localhost").decode("latin-1")
+    origin = http.headers.get(b"origin", b"").decode("latin-1").partition("://")[2]
+    for name in (host, origin or "localhost"):
+        bare = name.rpartition(":")[0] if ":" in name and not name.endswith("]") else name
+        if not is_loopback(bare):
+            raise ForeignOrigin(
+                f"{name!r:.100} is not this machine and the gateway has no key; set server.api_keys to serve others"
+            )
+
+
 class App:
     """The gateway as an ASGI callable. The runtime is started and closed by the lifespan."""
 
@@ -113,8 +138,10 @@ class App:
 
         Raises:
             Unauthorized: keys are configured and none of them was sent.
+            ForeignOrigin: no key is configured and a web page of another site asks.
         """
         if not self._keys:
+            _check_local(http)
             return None
         scheme, _, sent = http.headers.get(b"authorization", b"").partition(b" ")
         digest = hashlib.sha256(sent.strip()).digest()

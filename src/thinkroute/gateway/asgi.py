@@ -1,11 +1,12 @@
 """The little of HTTP the gateway needs on raw ASGI: requests with limits, replies, and noticing that a caller left.
 
-Raw ASGI because a framework costs more CPU than the decision itself; see docs/architecture.md for the measurement.
+Raw ASGI because a framework costs more CPU than the decision itself; see docs/adr/0001.
 """
 
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -129,3 +130,13 @@ class Request:
 def _header_value(value: str) -> bytes:
     """Header bytes; anything that could break a header line or is not Latin-1 is replaced."""
     return value.replace("→", "->").encode("latin-1", "replace").replace(b"\r", b" ").replace(b"\n", b" ")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address can only be this machine."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False

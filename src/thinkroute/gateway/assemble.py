@@ -162,7 +162,13 @@ def open_store(config: Config) -> Store:
     from thinkroute.store.sqlite import SqliteStore
 
     path = Path(config.store.path).expanduser() if config.store.path else default_store_path(os.environ)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot keep the decision log at {path}: {error.strerror}; set store.path, or store.path: memory",
+            param="store.path",
+        ) from error
     return SqliteStore(path)
 
 

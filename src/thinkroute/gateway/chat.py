@@ -62,8 +62,7 @@ async def _answer(runtime: Runtime, http: Request, exchange: Exchange) -> None:
             body = await http.body(server.max_body_bytes)
     except TimeoutError:
         raise InvalidRequest(f"the body did not arrive within {_BODY_TIMEOUT_S:.0f} s") from None
-    if runtime.in_flight > server.max_concurrency:
-        raise Overloaded(f"{server.max_concurrency} requests are being answered already; try again")
+    runtime.admit(exchange)
     run = prepare(runtime, exchange, body)
     request, decision = exchange.known_request, exchange.known_route.decision
     renderer = Renderer(f"chatcmpl-{exchange.decision_id}", decision.arm.models[0], int(exchange.created_at))

@@ -38,18 +38,21 @@ def prepare(runtime: Runtime, exchange: Exchange, body: bytes) -> Run:
     return exchange.run
 
 
-async def converse(runtime: Runtime, body: bytes, show: Callable[[Delta], None]) -> Exchange:
+async def converse(
+    runtime: Runtime, body: bytes, show: Callable[[Delta], None], exchange: Exchange | None = None
+) -> Exchange:
     """Answer one chat request in process; the same path as over HTTP, the record included.
 
     Args:
         runtime: Started.
         body: A chat request as JSON.
         show: Called with each piece of text as it comes.
+        exchange: Filled in and returned; give one to look at it after a failure.
 
     Raises:
         ThinkrouteError: as over HTTP, after the exchange has been recorded.
     """
-    exchange = Exchange(None)
+    exchange = exchange or Exchange(None)
     runtime.begin()
     try:
         run = prepare(runtime, exchange, body)

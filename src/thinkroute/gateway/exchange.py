@@ -34,6 +34,8 @@ class Exchange:
     decision_id: str = field(default_factory=new_decision_id)
     created_at: float = field(default_factory=time.time)
     started: float = field(default_factory=time.perf_counter)
+    admitted: bool = False
+    """Whether it holds one of the places of `server.max_concurrency`."""
     request: ChatRequest | None = None
     route: Route | None = None
     run: Run | None = None
@@ -115,7 +117,7 @@ class Exchange:
         headers["x-thinkroute-router"] = decision.router
         headers["x-thinkroute-predicted-cost-usd"] = _dollars(self.predicted_cost_usd)
         if self.ignored_fields:
-            headers["x-thinkroute-ignored-fields"] = ",".join(self.ignored_fields)
+            headers["x-thinkroute-ignored-fields"] = _listed(self.ignored_fields)
         return headers
 
     def final_headers(self) -> dict[str, str]:
@@ -155,6 +157,16 @@ class Exchange:
 
     def _notes(self) -> tuple[str, ...]:
         return tuple(note for note in self.route.notes if note != "pinned") if self.route else ()
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    """Names for a header: the first few, shortened, and how many more there are."""
+    shown = ",".join(name[:_HEADER_NAME_CHARS] for name in names[:_HEADER_NAMES])
+    return shown if len(names) <= _HEADER_NAMES else f"{shown},… and {len(names) - _HEADER_NAMES} more"
+
+
+_HEADER_NAMES = 10
+_HEADER_NAME_CHARS = 40
 
 
 def _dollars(cost_usd: float | None) -> str:

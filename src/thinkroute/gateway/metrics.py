@@ -62,6 +62,9 @@ class Metrics:
         self._unpriced = Counter(
             "thinkroute_unpriced_calls", "Calls whose cost is unknown.", ("model",), registry=self.registry
         )
+        self._dropped = Gauge(
+            "thinkroute_records_dropped", "Decision records lost since the start.", registry=self.registry
+        )
         self._feedback = Counter("thinkroute_feedback", "Feedback received.", registry=self.registry)
         # Finding a labelled child costs more than counting on it.
         self._requests_of = lru_cache(_CHILDREN)(self._requests.labels)
@@ -102,6 +105,7 @@ class Metrics:
         """A caller graded an answer."""
         self._feedback.inc()
 
-    def render(self) -> bytes:
+    def render(self, records_dropped: int) -> bytes:
         """The exposition format of Prometheus."""
+        self._dropped.set(records_dropped)
         return generate_latest(self.registry)

@@ -11,6 +11,9 @@ from thinkroute.gateway.exchange import Exchange
 from thinkroute.store.record import DecisionRecord, LegRecord, ScoreRecord
 from thinkroute.types import ArmScore, LedgerEntry
 
+_MOST_NAMES = 50
+_NAME_CHARS = 100
+
 
 def to_record(exchange: Exchange, *, log_content: bool) -> DecisionRecord:
     """The one record of an exchange. Texts are in it only when `log_content`."""
@@ -52,7 +55,7 @@ def to_record(exchange: Exchange, *, log_content: bool) -> DecisionRecord:
         http_status=exchange.http_status,
         error_code=exchange.error_code,
         key_id=exchange.key_id,
-        ignored_fields=exchange.ignored_fields,
+        ignored_fields=tuple(name[:_NAME_CHARS] for name in exchange.ignored_fields[:_MOST_NAMES]),
         legs=tuple(_leg(entry) for entry in exchange.ledger.entries),
         cost_usd=exchange.ledger.cost_usd,
         ttft_s=exchange.ttft_s,

@@ -45,6 +45,7 @@ _STOP_TEXT_TOKENS_MOST = 64
 """Room for the stop text of a cut thought, which the second leg is billed as prompt."""
 CAPPED_BY_BUDGET = "capped_by_budget"
 THINKING_CAPPED = "thinking_capped"
+THINKING_DROPPED = "thinking_dropped"
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +132,8 @@ class Dispatcher:
             notes.append(CAPPED_BY_BUDGET)
         floor = answer_floor_tokens(self._resolved.models[arm.models[0]])
         wanted = runs_as.effort.budget_tokens
-        if runs_as.program == "budgeted" and thinking_allowance(wanted, cap, floor) != wanted:
-            notes.append(THINKING_CAPPED)
+        if runs_as.program == "budgeted" and (left := thinking_allowance(wanted, cap, floor)) != wanted:
+            notes.append(THINKING_CAPPED if left else THINKING_DROPPED)
         return notes
 
     def candidates(self, request: ChatRequest) -> Candidates:

@@ -15,6 +15,7 @@ from typing import Any
 from thinkroute import __version__
 from thinkroute.catalog import Model
 from thinkroute.config import Resolved
+from thinkroute.errors import Overloaded
 from thinkroute.gateway.exchange import Exchange
 from thinkroute.gateway.metrics import Metrics
 from thinkroute.gateway.recording import to_record
@@ -73,12 +74,23 @@ class Runtime:
 
     def begin(self) -> None:
         """A chat request arrived."""
-        self.in_flight += 1
         self.metrics.begin()
+
+    def admit(self, exchange: Exchange) -> None:
+        """Take a place among the requests being answered; callers still sending their body hold none.
+
+        Raises:
+            Overloaded: all places are taken.
+        """
+        most = self.resolved.config.server.max_concurrency
+        if self.in_flight >= most:
+            raise Overloaded(f"{most} requests are being answered already; try again")
+        self.in_flight += 1
+        exchange.admitted = True
 
     def conclude(self, exchange: Exchange) -> None:
         """A chat request ended, however it did: settle its budget, count it, keep its record. Never raises."""
-        self.in_flight -= 1
+        self.in_flight -= exchange.admitted
         try:
             if exchange.route is not None:
                 called = bool(exchange.ledger.entries)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import ipaddress
 import logging
 import socket
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from collections.abc import Callable
 from thinkroute.config.schema import ServerSection
 from thinkroute.errors import ConfigError
 from thinkroute.gateway.app import App
+from thinkroute.gateway.asgi import is_loopback
 from thinkroute.gateway.runtime import Runtime
 
 _BACKLOG = 2048
@@ -24,22 +24,13 @@ def check_exposure(server: ServerSection) -> None:
     Raises:
         ConfigError: the address is not loopback and no key is configured.
     """
-    if _is_loopback(server.host) or server.api_keys:
+    if is_loopback(server.host) or server.api_keys:
         return
     raise ConfigError(
         f"server.host {server.host!r} is reachable from other machines and no key is set; "
-        "set server.api_keys (for example [${THINKROUTE_API_KEY}]), or listen on 127.0.0.1",
+        "set server.api_keys (for example ['${THINKROUTE_API_KEY}']), or listen on 127.0.0.1",
         param="server.host",
     )
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 def bind(server: ServerSection) -> socket.socket:

@@ -1,7 +1,7 @@
 """The spend controller: a daily budget in dollars that really stops.
 
-Reserve before the call, settle after it: the sum of settled and reserved dollars never passes the budget by more than
-the error of one reservation. As the day's spend runs ahead of the clock the shadow price `mu_spend` rises, so that
+Reserve the worst case before the call, settle after it: as long as no call costs more than it reserved, the sum of
+settled and reserved dollars never passes the budget. As the day's spend runs ahead of the clock the shadow price `mu_spend` rises, so that
 effort shrinks first, then the model, and only an empty budget refuses.
 """
 

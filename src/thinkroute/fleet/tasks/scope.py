@@ -23,6 +23,8 @@ EXAMPLES = (
     "Dora has 2 coins. On Monday she gets 5. On Tuesday she doubles them. What is the last digit?",
     "Who is the tutor of the neighbor of Dora?",
 )
+_LONGEST_CHARS = 20_000
+"""No conversation with the fleet is longer; a cheap test keeps long prompts away from the parsers."""
 _RESULT = re.compile(r"\bis (\w+)\.?\s*$")
 
 
@@ -98,6 +100,8 @@ def check_scope(messages: Sequence[Mapping[str, Any]]) -> None:
     Raises:
         OutOfScope: it cannot; the message says what can be asked and how to use a real model instead.
     """
+    if sum(len(str(message.get("content") or "")) for message in messages) > _LONGEST_CHARS:
+        raise OutOfScope(scope_message(), param="messages")
     question = last_turn(messages).question
     if not any(task.read(question) for task in FAMILIES.values()):
         raise OutOfScope(scope_message(), param="messages")

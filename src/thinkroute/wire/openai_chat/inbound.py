@@ -26,6 +26,7 @@ _LEVELS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 _PROMPT_FIELDS = ("tools", "functions", "response_format")
 """Options that become part of the prompt."""
 _IMAGE_TOKENS_MOST = 4096
+_MODEL_CHARS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,8 @@ def _model(fields: Mapping[str, Any]) -> str:
     model = fields.get("model")
     if not isinstance(model, str) or not model:
         raise InvalidRequest('`model` must be a non-empty string such as "auto"', param="model")
+    if len(model) > _MODEL_CHARS:
+        raise InvalidRequest(f"`model` must be at most {_MODEL_CHARS} characters", param="model")
     return model
 
 
