@@ -9,10 +9,11 @@ early closes its connection at once, which is how upstreams learn of it; nothing
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import AsyncGenerator, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any, cast
 
 import aiohttp
@@ -46,7 +47,12 @@ _ERROR_LIMIT_BYTES = 64 * 1024
 class _Attempt:
     """What one attempt at a request learned about its connection."""
 
-    reused: bool = False
+    connected: bool = False
+    """Whether it opened a connection of its own; otherwise it was given one that the pool had kept."""
+
+
+_attempt: ContextVar[_Attempt | None] = ContextVar("thinkroute_http_attempt", default=None)
+"""The attempt under way, where a new connection can find it. Aiohttp's own tracing says the same for 15 µs a request."""
 
 
 class HttpEngine:
@@ -120,6 +126,7 @@ class HttpEngine:
             raise InvalidRequest(f"the request cannot be written as JSON: {error}") from None
         url = self._urls[call.model, request.path]
         attempt = _Attempt()
+        _attempt.set(attempt)
         limits = aiohttp.ClientTimeout(total=model.total_timeout_s, connect=model.connect_timeout_s)
         options: dict[str, Any] = {"data": payload, "headers": self._headers[call.model], "timeout": limits}
         first_byte = asyncio.timeout(model.first_byte_timeout_s)
@@ -127,11 +134,11 @@ class HttpEngine:
             try:
                 async with first_byte:
                     try:
-                        return await self._post(self._session, url, options, attempt, model)
+                        return await self._post(self._session, url, options, model)
                     except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
-                        if not attempt.reused or isinstance(error, aiohttp.ClientConnectorError):
+                        if attempt.connected or isinstance(error, aiohttp.ClientConnectorError):
                             raise
-                    return await self._post(self._unpooled, url, options, attempt, model)
+                    return await self._post(self._unpooled, url, options, model)
             except TimeoutError as error:
                 if first_byte.expired() and not isinstance(error, aiohttp.ConnectionTimeoutError):
                     raise too_slow(model, "send a first byte", model.first_byte_timeout_s) from None
@@ -142,10 +149,9 @@ class HttpEngine:
         session: aiohttp.ClientSession,
         url: URL,
         options: Mapping[str, Any],
-        attempt: _Attempt,
         model: Model,
     ) -> tuple[aiohttp.ClientResponse, bytes]:
-        response = await session.post(url, allow_redirects=False, trace_request_ctx=attempt, **options)
+        response = await session.post(url, allow_redirects=False, **options)
         self._open_bodies.add(response.content)
         try:
             first = await response.content.readany()
@@ -202,20 +208,17 @@ def _model_names(body: bytes, server: Model) -> list[str]:
 
 
 def _session(*, force_close: bool) -> aiohttp.ClientSession:
-    trace = aiohttp.TraceConfig()
-    trace.on_connection_reuseconn.append(_note_reuse)
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, force_close=force_close),
+        connector=aiohttp.TCPConnector(limit=0, force_close=force_close, socket_factory=_new_socket),
         cookie_jar=aiohttp.DummyCookieJar(),
-        trace_configs=[trace],
     )
 
 
-async def _note_reuse(
-    session: aiohttp.ClientSession, context: SimpleNamespace, params: aiohttp.TraceConnectionReuseconnParams
-) -> None:
-    if context.trace_request_ctx is not None:
-        context.trace_request_ctx.reused = True
+def _new_socket(address: tuple[Any, ...]) -> socket.socket:
+    """What aiohttp would make itself, noted in the attempt that needs it."""
+    if (attempt := _attempt.get()) is not None:
+        attempt.connected = True
+    return socket.socket(*address[:3])
 
 
 def _headers(api_key: str | None) -> dict[str, str]:
