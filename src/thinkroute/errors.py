@@ -202,6 +202,7 @@ HTTP_STATUS: Mapping[type[ThinkrouteError], tuple[int, str]] = {
     Overloaded: (503, "server_error"),
     EngineTimeout: (504, "upstream_error"),
     EngineError: (502, "upstream_error"),
+    DataError: (503, "server_error"),
     ThinkrouteError: (500, "server_error"),
 }
 """Error class → (HTTP status, error type in the body). The nearest base class decides."""

@@ -230,7 +230,10 @@ async def test_the_callers_effort_wins_over_the_router(gateway: GatewayFactory) 
             ({"reasoning": {"enabled": True}}, "on"),
             ({"chat_template_kwargs": {"enable_thinking": False, "other": 1}}, "off"),
             ({"reasoning": {"max_tokens": 1024}}, "budget=1024"),
-            ({"thinking_token_budget": 2000}, "budget=1024"),
+            ({"thinking_token_budget": 2000}, "budget=2000"),
+            ({"thinking": {"type": "disabled"}}, "off"),
+            ({"thinking": {"type": "enabled", "budget_tokens": 5}}, "budget=5"),
+            ({"think": True}, "on"),
         ]
         for fields, effort in wishes:
             response = await g.chat(**fields)

@@ -21,6 +21,7 @@ def test_a_graded_answer_becomes_a_row_with_its_propensity(
             "prompt_tokens": 10,
             "reasoning_tokens": 8,
             "answer_tokens": 12,
+            "provenance": "reported",
             "cost_usd": 0.25,
             "ttft_s": 0.1,
             "latency_s": 0.5,

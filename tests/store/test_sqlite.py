@@ -298,3 +298,37 @@ def _modules_after(program: str, *arguments: str) -> set[str]:
     command = [sys.executable, "-c", f"import sys; {program}; print(*sys.modules)", *arguments]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return set(done.stdout.split())
+
+
+def test_closing_while_the_disk_fails_answers_everybody_who_waits(
+    database: Path, make_record: Callable[..., DecisionRecord]
+) -> None:
+    store = SqliteStore(database)
+    other = sqlite3.connect(database, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    store.put(make_record())
+    time.sleep(0.2)  # the writer has taken the record and waits for the file
+    failures: list[BaseException] = []
+
+    def expect_failure(call: Callable[[], None]) -> None:
+        try:
+            call()
+        except DataError as failure:
+            failures.append(failure)
+
+    grade = threading.Thread(
+        target=expect_failure, args=(lambda: store.add_feedback("dec_0001", FeedbackRecord(score=1.0)),)
+    )
+    grade.start()
+    time.sleep(0.1)
+    close = threading.Thread(target=expect_failure, args=(store.close,))
+    close.start()
+    time.sleep(0.1)
+    other.execute("DROP TABLE decisions")
+    other.execute("COMMIT")
+    other.close()
+    for thread in (grade, close):
+        thread.join(10)
+        assert not thread.is_alive(), "nobody hangs"
+    assert len(failures) == 2
+    assert store.dropped == 1

@@ -16,15 +16,18 @@ FileArgument = Annotated[Path, typer.Argument(help="YAML configuration.")]
 
 @app.command("validate")
 def validate(file: FileArgument) -> None:
-    """Check a file completely: keys, types, environment references, names, and the listening address."""
+    """Check a file: keys, types, environment references, names, prices, the router's folder, and the address."""
     from thinkroute.cli.console import out
     from thinkroute.config import load_config, resolve
     from thinkroute.fleet import shipped
     from thinkroute.gateway.serve import check_exposure
+    from thinkroute.routers import load_router
 
     config = load_config(file)
     check_exposure(config.server)
     resolved = resolve(config, shipped.models(), shipped.arms())
+    if config.router.path is not None:
+        load_router(Path(config.router.path).expanduser())
     out().print(
         f"{file} is valid: {len(resolved.models)} model(s), {len(resolved.arms)} arm(s)",
         highlight=False,

@@ -59,6 +59,7 @@ def resolve(config: Config, fleet: Sequence[Model] = (), fleet_arms: Sequence[Ar
     if not models:
         raise ConfigError("nothing can answer: list a model under `models:` or set `fleet: true`")
     _check_names(models, config.virtual_models)
+    _check_prices(config, models)
     arms, declared = _arms(config, models, fleet_arms if use_fleet else ())
     virtual = {AUTO: VirtualModel(AUTO, arms, config.policy.value_usd)}
     for name, section in config.virtual_models.items():
@@ -137,6 +138,16 @@ def _check_names(models: Mapping[str, Model], virtual: Mapping[str, object]) -> 
     for name in virtual:
         if name in models:
             raise ConfigError(f"virtual_models.{name}: a model has the same name; rename one of them")
+
+
+def _check_prices(config: Config, models: Mapping[str, Model]) -> None:
+    budgets = config.policy.budgets
+    limited = budgets.usd_per_day is not None or budgets.usd_per_request is not None
+    if limited and all(model.price is None for model in models.values()):
+        raise ConfigError(
+            "policy.budgets is in dollars and no model has a price; give the models a `price`",
+            param="policy.budgets",
+        )
 
 
 def _arms(

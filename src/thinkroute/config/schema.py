@@ -11,11 +11,14 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 from thinkroute.types import Effort
 
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 MIN_KEY_CHARS = 8
+
+
+Capability = Literal["tools", "images", "audio", "video", "files", "json", "logprobs"]
 
 
 class Section(BaseModel):
@@ -61,8 +64,8 @@ class ModelSection(Section):
     context_window: Annotated[int, Field(gt=0)] | None = Field(
         default=None, description="Tokens of prompt plus answer; unknown when absent."
     )
-    capabilities: tuple[Literal["tools", "images", "json", "logprobs"], ...] = Field(
-        default=("tools", "images", "json", "logprobs"),
+    capabilities: tuple[Capability, ...] = Field(
+        default=("tools", "images", "audio", "video", "files", "json", "logprobs"),
         description="What the server can honour beyond text. Requests that need more go to other arms.",
     )
     continuation: Literal["none", "prefill", "completions"] = Field(
@@ -116,7 +119,9 @@ class VirtualModelSection(Section):
 class BudgetSection(Section):
     """Limits that hold whatever a router believes."""
 
-    usd_per_day: Positive | None = Field(default=None, description="Spend per UTC day, over all keys.")
+    usd_per_day: Positive | None = Field(
+        default=None, description="Spend per UTC day, over all keys of this process."
+    )
     usd_per_request: Positive | None = Field(default=None, description="Worst-case spend of one request.")
     tokens_per_request: Annotated[int, Field(gt=0)] = Field(
         default=4096,

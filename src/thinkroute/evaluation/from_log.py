@@ -61,7 +61,7 @@ def _outcome(row: OutcomeRow) -> Outcome:
             prompt_tokens=row["prompt_tokens"],
             completion_tokens=row["reasoning_tokens"] + row["answer_tokens"],
             reasoning_tokens=row["reasoning_tokens"],
-            provenance="counted",
+            provenance=row["provenance"],
         ),
         cost_usd=row["cost_usd"],
         ttft_s=row["ttft_s"],

@@ -19,6 +19,7 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
+_BODY_TIMEOUT_S = 60.0
 OWN_PREFIX = b"x-thinkroute-"
 """Every header of ours starts like this; a caller's are dropped on the way in."""
 
@@ -53,8 +54,16 @@ class Request:
 
         Raises:
             RequestTooLarge: declared or actual size over `max_bytes`; nothing more is read.
+            InvalidRequest: it is compressed, or did not arrive within a minute.
             CallerLeft: the connection closed first.
         """
+        try:
+            async with asyncio.timeout(_BODY_TIMEOUT_S):
+                return await self._read(max_bytes)
+        except TimeoutError:
+            raise InvalidRequest(f"the body did not arrive within {_BODY_TIMEOUT_S:.0f} s") from None
+
+    async def _read(self, max_bytes: int) -> bytes:
         declared = self.headers.get(b"content-length", b"")
         if declared.isdigit() and int(declared) > max_bytes:
             raise RequestTooLarge(f"the body is {int(declared)} bytes; the limit is {max_bytes}")

@@ -11,7 +11,7 @@ import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from thinkroute.errors import InvalidRequest, Overloaded, ThinkrouteError
+from thinkroute.errors import Overloaded, ThinkrouteError
 from thinkroute.gateway.asgi import CallerLeft, Request
 from thinkroute.gateway.converse import prepare
 from thinkroute.gateway.exchange import Exchange
@@ -27,8 +27,6 @@ from thinkroute.wire.openai_chat.inbound import (
 )
 
 logger = logging.getLogger(__name__)
-
-_BODY_TIMEOUT_S = 60.0
 
 
 async def chat(runtime: Runtime, http: Request) -> None:
@@ -57,11 +55,7 @@ async def chat(runtime: Runtime, http: Request) -> None:
 
 async def _answer(runtime: Runtime, http: Request, exchange: Exchange) -> None:
     server = runtime.resolved.config.server
-    try:
-        async with asyncio.timeout(_BODY_TIMEOUT_S):
-            body = await http.body(server.max_body_bytes)
-    except TimeoutError:
-        raise InvalidRequest(f"the body did not arrive within {_BODY_TIMEOUT_S:.0f} s") from None
+    body = await http.body(server.max_body_bytes)
     runtime.admit(exchange)
     run = prepare(runtime, exchange, body)
     request, decision = exchange.known_request, exchange.known_route.decision

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from thinkroute.errors import ThinkrouteError, http_status
+from thinkroute.errors import RequestError, ThinkrouteError, http_status
 from thinkroute.gateway.routing import Route
 from thinkroute.programs.driver import Run
 from thinkroute.types import Ledger
@@ -46,6 +46,8 @@ class Exchange:
     """An error until the end says otherwise."""
     error_code: str | None = ThinkrouteError.code
     http_status: int = 500
+    booked_usd: float | None = None
+    """Dollars booked against the budgets, set when it ended."""
     latency_s: float = 0.0
     """Seconds from the first byte to the end, set when it ended."""
     answer_text: str = ""
@@ -90,12 +92,12 @@ class Exchange:
         self.status, self.error_code, self.http_status = "ok", None, 200
 
     def failed(self, error: ThinkrouteError, *, started: bool) -> None:
-        """Note how it failed: refused when no engine was called, otherwise an error.
+        """Note how it failed: refused when the request was at fault or no engine was called, otherwise an error.
 
         `started` says that a 200 had been sent already, so the failure came inside the stream.
         """
         self.http_status = 200 if started else http_status(error)[0]
-        self.status = "refused" if self.run is None else "error"
+        self.status = "refused" if self.run is None or isinstance(error, RequestError) else "error"
         self.error_code = error.code
 
     def cancelled(self) -> None:

@@ -58,6 +58,7 @@ def to_record(exchange: Exchange, *, log_content: bool) -> DecisionRecord:
         ignored_fields=tuple(name[:_NAME_CHARS] for name in exchange.ignored_fields[:_MOST_NAMES]),
         legs=tuple(_leg(entry) for entry in exchange.ledger.entries),
         cost_usd=exchange.ledger.cost_usd,
+        booked_usd=exchange.booked_usd,
         ttft_s=exchange.ttft_s,
         latency_s=exchange.latency_s,
         finish_reason=exchange.run.finish if exchange.run else None,

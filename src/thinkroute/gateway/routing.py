@@ -147,7 +147,10 @@ class Dispatcher:
         effort = _agree(suffix, request.effort)
         virtual = self._resolved.virtual_models.get(name)
         if virtual is not None:
-            arms, notes = _with_effort(virtual.arms, effort, name)
+            if effort is not None and effort.budget_tokens is not None:
+                arms, notes = self._with_budget(virtual.arms, effort, name)
+            else:
+                arms, notes = _with_effort(virtual.arms, effort, name)
             return Candidates(arms, virtual.value_usd, notes)
         model = self._resolved.models[name]
         value_usd = self._resolved.config.policy.value_usd
@@ -157,6 +160,17 @@ class Dispatcher:
             return Candidates((arm,), value_usd, notes)
         own = tuple(arm for arm in self._resolved.arms if arm.models == (name,))
         return Candidates(own or tuple(automatic_arms(model, ())), value_usd, ("pinned",))
+
+    def _with_budget(
+        self, arms: tuple[Arm, ...], effort: Effort, name: str
+    ) -> tuple[tuple[Arm, ...], tuple[str, ...]]:
+        """The asked thinking budget on every model behind the arms that can enforce one."""
+        models = dict.fromkeys(arm.models[0] for arm in arms)
+        found = [arm_for(self._resolved.models[model], effort) for model in models]
+        budgeted = tuple(arm for arm in found if arm is not None)
+        if not budgeted:
+            raise UnsupportedRequest(f"no model of {name!r} can enforce a thinking budget", param="reasoning")
+        return budgeted, ("effort_asked",)
 
     def _split(self, asked: str) -> tuple[str, Effort | None]:
         known = (*self._resolved.virtual_models, *self._resolved.models)
@@ -285,12 +299,6 @@ def _with_effort(
     if exact:
         return exact, ("effort_asked",)
     thinking = [arm for arm in arms if arm.effort.thinks]
-    if effort.budget_tokens is not None:
-        thinking = [
-            arm
-            for arm in thinking
-            if arm.effort.budget_tokens is not None and arm.effort.budget_tokens <= effort.budget_tokens
-        ]
     if not effort.thinks or not thinking:
         raise UnsupportedRequest(
             f"no arm of {name!r} honours effort {effort}; its arms: {', '.join(arm.id for arm in arms)}",

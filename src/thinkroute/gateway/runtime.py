@@ -93,8 +93,8 @@ class Runtime:
         self.in_flight -= exchange.admitted
         try:
             if exchange.route is not None:
-                called = bool(exchange.ledger.entries)
-                self.budget.settle(exchange.route.reserved_usd, exchange.ledger.cost_usd if called else 0.0)
+                spent = exchange.ledger.cost_usd if exchange.ledger.entries else 0.0
+                exchange.booked_usd = self.budget.settle(exchange.route.reserved_usd, spent)
             exchange.latency_s = time.perf_counter() - exchange.started
             self.metrics.end(
                 self._arm_label(exchange.arm_id),

@@ -52,11 +52,13 @@ class SpendBudget:
         self._reserved_usd += cost_usd
         return cost_usd
 
-    def settle(self, reserved_usd: float, cost_usd: float | None) -> None:
-        """Replace a reservation by what was really spent; None (unknown) books the reservation itself."""
+    def settle(self, reserved_usd: float, cost_usd: float | None) -> float:
+        """Replace a reservation by what was really spent, or by itself where that is unknown; the dollars booked."""
         self._roll()
         self._reserved_usd = max(0.0, self._reserved_usd - reserved_usd)
-        self._settled_usd += reserved_usd if cost_usd is None else cost_usd
+        booked_usd = reserved_usd if cost_usd is None else cost_usd
+        self._settled_usd += booked_usd
+        return booked_usd
 
     def _roll(self) -> None:
         """Start a new day at midnight UTC; calls under way stay reserved."""

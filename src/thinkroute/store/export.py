@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import TypedDict
 
 from thinkroute.store.record import DecisionRecord
+from thinkroute.types import Provenance
 
 
 class OutcomeRow(TypedDict):
@@ -26,6 +27,8 @@ class OutcomeRow(TypedDict):
     prompt_tokens: int
     reasoning_tokens: int
     answer_tokens: int
+    provenance: Provenance
+    """Where the counts come from."""
     cost_usd: float | None
     ttft_s: float | None
     latency_s: float
@@ -54,6 +57,7 @@ def outcome_rows(records: Iterable[DecisionRecord], *, graded_only: bool = True)
             prompt_tokens=usage.prompt_tokens,
             reasoning_tokens=usage.reasoning_tokens,
             answer_tokens=usage.completion_tokens - usage.reasoning_tokens,
+            provenance=usage.provenance,
             cost_usd=record.cost_usd,
             ttft_s=record.ttft_s,
             latency_s=record.latency_s,

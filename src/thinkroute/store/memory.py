@@ -55,7 +55,7 @@ class MemoryStore:
 
     def spend_usd(self, since_s: float, key_id: str | None = None) -> float:
         """Dollars of the decisions still remembered."""
-        return sum(record.cost_usd or 0.0 for record in self.iter_records(since_s, key_id=key_id))
+        return sum(record.spent_usd for record in self.iter_records(since_s, key_id=key_id))
 
     def iter_records(
         self, since_s: float | None = None, until_s: float | None = None, key_id: str | None = None

@@ -124,6 +124,8 @@ class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True):
     legs: tuple[LegRecord, ...] = ()
     cost_usd: float | None = None
     """Dollars over all legs; None when any is unknown."""
+    booked_usd: float | None = None
+    """Dollars booked against the budgets: the cost, or what was reserved where the cost is unknown."""
     ttft_s: float | None = None
     latency_s: float = 0.0
     finish_reason: str | None = None
@@ -155,6 +157,11 @@ class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True):
             policy_version=self.policy_version or "",
             router=self.router or "",
         )
+
+    @property
+    def spent_usd(self) -> float:
+        """What counts against budgets: booked dollars, else the cost, else nothing."""
+        return self.booked_usd if self.booked_usd is not None else self.cost_usd or 0.0
 
     @property
     def quality(self) -> float | None:

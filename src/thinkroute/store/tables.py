@@ -14,7 +14,9 @@ DECISIONS = Table(
     Column("key_id", String),
     Column("arm_id", String),
     Column("status", String, nullable=False),
-    Column("cost_usd", Float),
+    Column(
+        "cost_usd", Float
+    ),  # what counts against budgets: the cost, or what was reserved where it is unknown
     Column("schema_version", Integer, nullable=False),
     Column("record", Text, nullable=False),
     Index("decisions_by_time", "created_at", "decision_id"),

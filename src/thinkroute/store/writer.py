@@ -54,6 +54,8 @@ class Writer:
         self._waiting: list[Future[None]] = []
         self._writing_for: list[Future[None]] = []
         self._closing = False
+        self._last_try = False
+        """Whether the batch being written was taken after closing: if it fails, there is no further try."""
         self.dropped = 0
         self._thread = threading.Thread(target=self._run, name="thinkroute-decision-log", daemon=True)
         self._thread.start()
@@ -138,6 +140,7 @@ class Writer:
             self._writing, self._pending = self._pending, {}
             self._writing_grades, self._grades = self._grades, []
             self._writing_for, self._waiting = self._waiting, []
+            self._last_try = self._closing
             return bool(self._writing or self._writing_grades or self._writing_for) or not self._closing
 
     def _urgent(self) -> bool:
@@ -164,7 +167,7 @@ class Writer:
             "key_id": record.key_id,
             "arm_id": record.arm_id,
             "status": record.status,
-            "cost_usd": record.cost_usd,
+            "cost_usd": record.spent_usd,
             "schema_version": record.schema_version,
             "record": text,
         }
@@ -189,9 +192,17 @@ class Writer:
         with self._wake:
             self._pending = {**self._writing, **self._pending}
             self._writing = {}
-            was_last = self._closing
+            if self._last_try:
+                self._refuse(error)
+                return False
             self._wake.wait_for(lambda: self._closing, timeout=_RETRY_S)
-            return not was_last
+            return True
+
+    def _refuse(self, error: DataError) -> None:
+        """Answer everybody who still waits; the thread is about to end."""
+        for done in (*(grade.done for grade in self._grades), *self._waiting):
+            done.set_exception(error)
+        self._grades, self._waiting = [], []
 
     def _lose(self, records: int, why: str) -> None:
         """Count lost records; the log hears of the first and then of every thousandth."""

@@ -19,13 +19,20 @@ from thinkroute.types import Effort, Query, Usage, estimate_tokens
 
 _OWNED = frozenset({
     "model", "messages", "stream", "stream_options", "max_tokens", "max_completion_tokens", "reasoning_effort",
-    "reasoning", "thinking_token_budget", "enable_thinking",
+    "reasoning", "thinking", "think", "thinking_token_budget", "enable_thinking",
 })  # fmt: skip
-_IMAGE_PARTS = frozenset({"image_url", "input_image", "image"})
+_PART_NEEDS: Mapping[str, str] = {
+    "image_url": "images", "input_image": "images", "image": "images",
+    "input_audio": "audio", "audio": "audio",
+    "file": "files", "input_file": "files", "document": "files",
+    "video_url": "video", "input_video": "video", "video": "video",
+}  # fmt: skip
+"""Content parts that not every model can read, and the capability each needs."""
 _LEVELS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 _PROMPT_FIELDS = ("tools", "functions", "response_format")
 """Options that become part of the prompt."""
-_IMAGE_TOKENS_MOST = 4096
+_PART_TOKENS_MOST = 4096
+"""More than an image, or what else stands behind a link, is billed as."""
 _MODEL_CHARS = 256
 
 
@@ -130,6 +137,10 @@ def _boolean(fields: Mapping[str, Any], name: str, prefix: str = "") -> bool:
     return value
 
 
+def _on_off(fields: Mapping[str, Any], name: str, prefix: str = "") -> Effort:
+    return Effort("on" if _boolean(fields, name, prefix) else "off")
+
+
 def _integer(fields: Mapping[str, Any], name: str, minimum: int) -> int | None:
     value = fields.get(name)
     if value is None:
@@ -168,22 +179,46 @@ def _effort(fields: Mapping[str, Any], options: dict[str, Any]) -> Effort | None
     wishes: dict[str, Effort] = {}
     if (level := fields.get("reasoning_effort")) is not None:
         wishes["reasoning_effort"] = _level(level, "reasoning_effort")
+    if (budget := _integer(fields, "thinking_token_budget", minimum=0)) is not None:
+        wishes["thinking_token_budget"] = _budget(budget)
+    if fields.get("enable_thinking") is not None:
+        wishes["enable_thinking"] = _on_off(fields, "enable_thinking")
+    if (think := fields.get("think")) is not None:
+        wishes["think"] = _level(think, "think") if isinstance(think, str) else _on_off(fields, "think")
+    wishes |= _reasoning_wishes(fields, options) | _thinking_wishes(fields) | _template_wishes(options)
+    return _one_wish(wishes)
+
+
+def _reasoning_wishes(fields: Mapping[str, Any], options: dict[str, Any]) -> dict[str, Effort]:
+    """OpenRouter's and Responses' object; what it says beside the effort stays in the options."""
     reasoning = _object(fields, "reasoning")
+    wishes: dict[str, Effort] = {}
     if (level := reasoning.get("effort")) is not None:
         wishes["reasoning.effort"] = _level(level, "reasoning.effort")
     if (budget := _integer(reasoning, "max_tokens", minimum=0)) is not None:
-        wishes["reasoning.max_tokens"] = Effort("on", budget) if budget else Effort("off")
+        wishes["reasoning.max_tokens"] = _budget(budget)
     if reasoning.get("enabled") is not None:
-        wishes["reasoning.enabled"] = Effort("on" if _boolean(reasoning, "enabled", "reasoning.") else "off")
+        wishes["reasoning.enabled"] = _on_off(reasoning, "enabled", "reasoning.")
     rest = {key: value for key, value in reasoning.items() if key not in ("effort", "max_tokens", "enabled")}
     if rest:
         options["reasoning"] = rest
-    if (budget := _integer(fields, "thinking_token_budget", minimum=0)) is not None:
-        wishes["thinking_token_budget"] = Effort("on", budget) if budget else Effort("off")
-    if fields.get("enable_thinking") is not None:
-        wishes["enable_thinking"] = Effort("on" if _boolean(fields, "enable_thinking") else "off")
-    wishes |= _template_wishes(options)
-    return _one_wish(wishes)
+    return wishes
+
+
+def _thinking_wishes(fields: Mapping[str, Any]) -> dict[str, Effort]:
+    """Anthropic's and DeepSeek's object. `adaptive` leaves the choice to us, which is no wish."""
+    thinking = _object(fields, "thinking")
+    kind = thinking.get("type")
+    if kind not in (None, "enabled", "disabled", "adaptive"):
+        raise InvalidRequest("`thinking.type` must be enabled, disabled or adaptive", param="thinking.type")
+    budget = _integer(thinking, "budget_tokens", minimum=1)
+    if kind == "enabled":
+        return {"thinking": Effort("on", budget)}
+    return {"thinking": Effort("off")} if kind == "disabled" else {}
+
+
+def _budget(tokens: int) -> Effort:
+    return Effort("on", tokens) if tokens else Effort("off")
 
 
 def _template_wishes(options: dict[str, Any]) -> dict[str, Effort]:
@@ -192,8 +227,7 @@ def _template_wishes(options: dict[str, Any]) -> dict[str, Effort]:
     wishes: dict[str, Effort] = {}
     for flag in ("enable_thinking", "thinking"):
         if kwargs.get(flag) is not None:
-            thinks = _boolean(kwargs, flag, "chat_template_kwargs.")
-            wishes[f"chat_template_kwargs.{flag}"] = Effort("on" if thinks else "off")
+            wishes[f"chat_template_kwargs.{flag}"] = _on_off(kwargs, flag, "chat_template_kwargs.")
     rest = {key: value for key, value in kwargs.items() if key not in ("enable_thinking", "thinking")}
     options.pop("chat_template_kwargs", None)
     if rest:
@@ -249,7 +283,7 @@ def _query(
         max_tokens=max_tokens,
         prompt_tokens=sum(estimate_tokens(len(text.encode("utf-8", "replace"))) + 4 for text in texts)
         + _schema_tokens(options),
-        prompt_tokens_most=body_bytes + _IMAGE_TOKENS_MOST * sum(map(_images, messages)),
+        prompt_tokens_most=body_bytes + _PART_TOKENS_MOST * sum(len(_part_needs(m)) for m in messages),
         needs=_needs(messages, options),
     )
 
@@ -263,16 +297,17 @@ def _needs(messages: Sequence[Mapping[str, Any]], options: Mapping[str, Any]) ->
         needs.add("json")
     if options.get("logprobs"):
         needs.add("logprobs")
-    if any(_images(message) for message in messages):
-        needs.add("images")
+    needs.update(need for message in messages for need in _part_needs(message))
     return frozenset(needs)
 
 
-def _images(message: Mapping[str, Any]) -> int:
+def _part_needs(message: Mapping[str, Any]) -> list[str]:
+    """The capability behind each part of a message that is not text."""
     content = message.get("content")
     if not isinstance(content, list):
-        return 0
-    return sum(part["type"] in _IMAGE_PARTS for part in cast("list[Mapping[str, Any]]", content))
+        return []
+    parts = cast("list[Mapping[str, Any]]", content)
+    return [_PART_NEEDS[part["type"]] for part in parts if part["type"] in _PART_NEEDS]
 
 
 def _schema_tokens(options: Mapping[str, Any]) -> int:
