@@ -369,3 +369,29 @@ async def test_a_call_that_hung_costs_an_unknown_amount_and_is_booked_in_full(
             left = g.runtime.budget.left_usd
             assert left is not None
             assert left <= 1.0 - 200e-6, "the worst case stays booked"
+
+
+async def test_a_level_the_model_does_not_list_becomes_the_nearest_that_thinks_and_says_so(
+    gateway: GatewayFactory,
+) -> None:
+    async with FakeUpstream(REPLY) as upstream, gateway(settings(upstream, name="gpt-oss")) as g:
+        response = await g.chat(reasoning_effort="xhigh")
+        assert response.headers["x-thinkroute-effort"] == "high"
+        assert "effort_nearest" in response.headers["x-thinkroute-reason"]
+        assert upstream.requests[0].body["reasoning_effort"] == "high"
+
+
+async def test_a_model_whose_thinking_is_unknown_cannot_be_given_an_effort(gateway: GatewayFactory) -> None:
+    async with FakeUpstream(REPLY) as upstream, gateway(settings(upstream, name="plain")) as g:
+        for model in ("auto", "plain"):
+            response = await g.chat(model=model, reasoning_effort="low")
+            assert response.status == 422
+        assert not upstream.requests
+
+
+async def test_parts_no_model_can_read_are_refused_by_name(gateway: GatewayFactory) -> None:
+    part = {"type": "input_audio", "input_audio": {"data": "", "format": "wav"}}
+    async with FakeUpstream(REPLY) as upstream, gateway(settings(upstream, capabilities=["tools"])) as g:
+        response = await g.chat(messages=[{"role": "user", "content": [part]}])
+        assert response.status == 422
+        assert "missing_capability:audio" in (await response.json())["error"]["message"]

@@ -36,7 +36,12 @@ def explain(
     finally:
         store.close()
     if record is None:
-        raise UnknownDecision(f"no decision {decision_id!r} in the log", param="decision_id")
+        message = (
+            "the log holds no decision yet"
+            if decision_id == "last"
+            else f"no decision {decision_id!r} in the log"
+        )
+        raise UnknownDecision(message, param="decision_id")
     shown = card(record)
     if as_json:
         out().file.write(orjson.dumps(shown).decode() + "\n")

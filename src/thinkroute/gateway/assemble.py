@@ -102,8 +102,8 @@ def assemble(config: Config, store: Store | None = None, router: Router | None =
     return Runtime(
         resolved=resolved,
         engines=_engines(resolved.models, check_scope),
-        router=router or _router(resolved),
-        store=store or open_store(config),
+        router=_router(resolved) if router is None else router,
+        store=open_store(config) if store is None else store,
         check_scope=check_scope,
     )
 

@@ -188,7 +188,7 @@ class Dispatcher:
 
     def _nearest(self, model: Model, effort: Effort, *, exact: bool) -> Arm:
         """A thinking arm of the model for a level it does not list; never off for on, nor on for off."""
-        thinking = [arm for arm in automatic_arms(model, ()) if arm.effort.thinks]
+        thinking = [arm for arm in automatic_arms(model, ()) if _is_asked_to_think(arm)]
         if exact or not effort.thinks or effort.budget_tokens is not None or not thinking:
             raise UnsupportedRequest(unsupported_effort(model, effort), param="reasoning_effort")
         return min(thinking, key=lambda arm: (abs(arm.effort.rank - effort.rank), arm.id))
@@ -289,6 +289,11 @@ def _agree(suffix: Effort | None, hint: Effort | None) -> Effort | None:
     return suffix or hint
 
 
+def _is_asked_to_think(arm: Arm) -> bool:
+    """Whether the arm sends a wish to think; `default` sends nothing, so it cannot stand for a level."""
+    return arm.effort.thinks and arm.effort.level != "default"
+
+
 def _with_effort(
     arms: tuple[Arm, ...], effort: Effort | None, name: str
 ) -> tuple[tuple[Arm, ...], tuple[str, ...]]:
@@ -298,7 +303,7 @@ def _with_effort(
     exact = tuple(arm for arm in arms if arm.effort == effort)
     if exact:
         return exact, ("effort_asked",)
-    thinking = [arm for arm in arms if arm.effort.thinks]
+    thinking = [arm for arm in arms if _is_asked_to_think(arm)]
     if not effort.thinks or not thinking:
         raise UnsupportedRequest(
             f"no arm of {name!r} honours effort {effort}; its arms: {', '.join(arm.id for arm in arms)}",
