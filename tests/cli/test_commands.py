@@ -150,6 +150,9 @@ def test_outcomes_are_collected_resumed_fitted_and_served(
     assert json.loads(out)["spent_usd"] == pytest.approx(summary["spent_usd"]), (
         "a finished run asks nothing again"
     )
+    code, _, err = thinkroute(capsys, "explain", "last")
+    assert code == 2
+    assert "the log holds no decision yet" in err, "collecting leaves the decision log alone"
     assert thinkroute(capsys, "fit", table, "-o", router, "--no-check")[0] == 0
     config = tmp_path / "config.yaml"
     config.write_text(f"router: {{path: {router}}}\narms: [student@off, teacher@on]", encoding="utf-8")

@@ -100,6 +100,7 @@ def test_an_empty_file_serves_the_fleet() -> None:
         ("server: {api_keys: ['${NOT_SET}']}", "server.api_keys[0] refers to ${NOT_SET}, which is not set"),
         ("- a", "must hold a mapping"),
         ("a: [", "not valid YAML"),
+        ("policy: {value_usd: 1}\npolicy: {value_usd: 2}", "the key 'policy' is written twice"),
     ],
 )
 def test_errors_name_the_place_and_the_fix(text: str, said: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -19,6 +19,20 @@ from thinkroute.config.schema import Config
 from thinkroute.errors import ConfigError
 
 _REFERENCE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML lets a repeated key win silently; a configuration must not."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            name = str(key.value)
+            if name in seen:
+                message = f"the key {name!r} is written twice"
+                raise yaml.constructor.ConstructorError(None, None, message, key.start_mark)
+            seen.add(name)
+        return super().construct_mapping(node, deep)
 
 
 def load_config(path: Path, environment: Mapping[str, str] | None = None) -> Config:
@@ -37,7 +51,7 @@ def load_config(path: Path, environment: Mapping[str, str] | None = None) -> Con
 def parse_config(text: str, *, source: str, environment: Mapping[str, str] | None = None) -> Config:
     """As `load_config`, from text; `source` names it in errors."""
     try:
-        raw: object = yaml.safe_load(text)
+        raw: object = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a SafeLoader that is stricter still
     except yaml.YAMLError as error:
         raise ConfigError(f"{source} is not valid YAML: {error}") from error
     if raw is None:
