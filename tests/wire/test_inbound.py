@@ -14,13 +14,8 @@ from thinkroute.errors import EngineTimeout, InvalidRequest, OutOfScope, Thinkro
 from thinkroute.programs.driver import Delta
 from thinkroute.programs.protocol import Chunk, TokenLogprob
 from thinkroute.types import Effort, Usage
-from thinkroute.wire.openai_chat.inbound import (
-    Answer,
-    Renderer,
-    parse_request,
-    render_error,
-    render_failure,
-)
+from thinkroute.wire.openai_chat.inbound import parse_request
+from thinkroute.wire.openai_chat.rendering import Answer, Renderer, render_error, render_failure
 
 USER = {"role": "user", "content": "Hi"}
 json_values = st.recursive(

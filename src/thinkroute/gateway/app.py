@@ -20,7 +20,7 @@ from thinkroute.gateway.chat import chat
 from thinkroute.gateway.decisions import explain, feedback
 from thinkroute.gateway.models import list_models, show_model
 from thinkroute.gateway.runtime import Runtime
-from thinkroute.wire.openai_chat.inbound import render_error
+from thinkroute.wire.openai_chat.rendering import render_error
 
 logger = logging.getLogger(__name__)
 

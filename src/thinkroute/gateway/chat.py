@@ -18,13 +18,8 @@ from thinkroute.gateway.exchange import Exchange
 from thinkroute.gateway.runtime import Runtime
 from thinkroute.programs.driver import Delta, Run
 from thinkroute.types import FORCED, Usage
-from thinkroute.wire.openai_chat.inbound import (
-    Answer,
-    ChatRequest,
-    Renderer,
-    render_error,
-    render_failure,
-)
+from thinkroute.wire.openai_chat.inbound import ChatRequest
+from thinkroute.wire.openai_chat.rendering import Answer, Renderer, render_error, render_failure
 
 logger = logging.getLogger(__name__)
 
