@@ -13,7 +13,7 @@ from thinkroute.gateway.routing import answer_floor_tokens
 from thinkroute.gateway.runtime import Runtime
 from thinkroute.programs import build
 from thinkroute.programs.driver import Delta, Prompt, Run
-from thinkroute.wire.json_depth import check_depth
+from thinkroute.wire.json_body import check_depth
 from thinkroute.wire.openai_chat.inbound import ChatRequest, parse_request
 
 

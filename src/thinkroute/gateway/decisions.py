@@ -5,16 +5,14 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from typing import Any, cast
-
-import orjson
+from typing import Any
 
 from thinkroute.errors import InvalidRequest, UnknownDecision
 from thinkroute.gateway.asgi import Request
 from thinkroute.gateway.recording import card
 from thinkroute.gateway.runtime import Runtime
 from thinkroute.store import DecisionRecord, FeedbackRecord
-from thinkroute.wire.json_depth import check_depth
+from thinkroute.wire.json_body import check_depth, parse_object
 
 _PREFIX = "/v1/decisions/"
 _MAX_COMMENT_CHARS = 4000
@@ -62,13 +60,7 @@ def parse_feedback(body: bytes) -> FeedbackRecord:
     Raises:
         InvalidRequest: anything else.
     """
-    try:
-        raw: object = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise InvalidRequest(f"the body is not valid JSON: {error}") from None
-    if not isinstance(raw, dict):
-        raise InvalidRequest('the body must be an object such as {"score": 1.0}')
-    fields = cast("dict[str, Any]", raw)
+    fields = parse_object(body)
     if unknown := sorted(set(fields) - _FIELDS):
         raise InvalidRequest(
             f"unknown field {unknown[0]!r:.50}; use score or correct, comment, source", param=unknown[0]

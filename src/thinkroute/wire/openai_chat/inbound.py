@@ -14,6 +14,7 @@ import orjson
 
 from thinkroute.errors import InvalidRequest, UnsupportedRequest
 from thinkroute.types import Effort, Query, estimate_tokens
+from thinkroute.wire.json_body import parse_object
 from thinkroute.wire.openai_chat.effort_hint import read_effort
 from thinkroute.wire.openai_chat.fields import read_boolean, read_integer, read_object
 
@@ -61,13 +62,7 @@ def parse_request(body: bytes) -> ChatRequest:
             error's `param` names it.
         UnsupportedRequest: well-formed, but asks for more than one choice.
     """
-    try:
-        raw: object = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise InvalidRequest(f"the body is not valid JSON: {error}") from None
-    if not isinstance(raw, dict):
-        raise InvalidRequest("the body must be a JSON object")
-    fields = cast("dict[str, Any]", raw)
+    fields = parse_object(body)
     messages = _messages(fields.get("messages"))
     if read_integer(fields, "n", minimum=1) not in (None, 1):
         raise UnsupportedRequest("`n` greater than 1 is not supported: send the request n times", param="n")

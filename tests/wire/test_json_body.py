@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from thinkroute.errors import InvalidRequest
-from thinkroute.wire.json_depth import check_depth
+from thinkroute.wire.json_body import check_depth
 
 values = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(), st.text()),
