@@ -148,6 +148,11 @@ class EngineUnavailable(EngineError):
 
     code = "upstream_unavailable"
 
+    def __init__(self, message: str, *, reached: bool = False) -> None:
+        super().__init__(message)
+        self.reached = reached
+        """Whether the request may have arrived before the connection broke."""
+
 
 class EngineTimeout(EngineError):
     """The connect, first-byte or total timeout passed."""

@@ -8,6 +8,7 @@ import orjson
 import pytest
 
 from tests.gateway.conftest import GatewayFactory, sse, text_of
+from thinkroute.gateway.asgi import _header_value  # pyright: ignore[reportPrivateUsage]
 from thinkroute.testing import FakeUpstream, HangBeforeHeaders, Quirks, Reply
 
 REPLY = Reply("The answer is four.", reasoning="one two three four five six")
@@ -395,3 +396,44 @@ async def test_parts_no_model_can_read_are_refused_by_name(gateway: GatewayFacto
         response = await g.chat(messages=[{"role": "user", "content": [part]}])
         assert response.status == 422
         assert "missing_capability:audio" in (await response.json())["error"]["message"]
+
+
+@pytest.mark.parametrize("name", ["service_tier", "web_search_options", "models", "best_of"])
+async def test_options_that_change_the_price_are_refused_under_a_dollar_budget(
+    gateway: GatewayFactory, name: str
+) -> None:
+    option: dict[str, Any] = {name: "priority"}
+    async with FakeUpstream(REPLY) as upstream:
+        config = settings(upstream)
+        async with gateway(config) as g:
+            assert (await g.chat(**option)).status == 200
+        async with gateway(config | {"policy": {"budgets": {"usd_per_day": 1.0}}}) as g:
+            response = await g.chat(**option)
+            assert (response.status, (await response.json())["error"]["param"]) == (422, name)
+
+
+async def test_parts_of_unbounded_cost_are_refused_under_a_dollar_budget(gateway: GatewayFactory) -> None:
+    async with FakeUpstream(REPLY) as upstream:
+        content = [{"type": "text", "text": "Read."}, {"type": "pdf", "url": "x"}]
+        async with gateway(settings(upstream) | {"policy": {"budgets": {"usd_per_day": 1.0}}}) as g:
+            response = await g.chat(messages=[{"role": "user", "content": content}])
+            assert response.status == 422
+            assert "unbounded_prompt_cost" in (await response.json())["error"]["message"]
+
+
+async def test_an_answer_without_usage_books_what_was_reserved(gateway: GatewayFactory) -> None:
+    async with FakeUpstream(REPLY, quirks=Quirks(reports_usage=False)) as upstream:
+        policy = {"policy": {"budgets": {"usd_per_day": 1.0, "tokens_per_request": 1000}}}
+        async with gateway(settings(upstream) | policy) as g:
+            assert (await g.chat(model="qwen3@off")).status == 200
+            record = await g.recorded()
+            assert record.legs[0].provenance == "estimated"
+            assert record.booked_usd is not None
+            assert record.booked_usd >= 2000e-6, "an estimate can be fooled, a reservation cannot"
+
+
+async def test_control_characters_in_field_names_cannot_break_a_header(gateway: GatewayFactory) -> None:
+    unknown: dict[str, Any] = {"a\x01b\x00\n": 1}
+    async with FakeUpstream(REPLY) as upstream, gateway(settings(upstream)) as g:
+        assert (await g.chat(**unknown)).status == 200
+        assert _header_value("a\x01b\x00\r\nc\x7f") == b"a b   c "

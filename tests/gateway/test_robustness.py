@@ -333,7 +333,15 @@ async def test_secrets_and_questions_stay_out_of_the_log(
 
 
 @pytest.mark.parametrize(
-    "headers", [{"Host": "evil.example"}, {"Origin": "https://evil.example"}, {"Host": "10.0.0.1:80"}]
+    "headers",
+    [
+        {"Host": "evil.example"},
+        {"Origin": "https://evil.example"},
+        {"Host": "10.0.0.1:80"},
+        {"Origin": "null"},
+        {"Origin": "file://"},
+        {"Sec-Fetch-Site": "cross-site"},
+    ],
 )
 async def test_without_a_key_web_pages_of_other_sites_are_refused(
     gateway: GatewayFactory, headers: dict[str, str]

@@ -166,7 +166,8 @@ def translated(model: Model) -> Generator[None, None, None]:
         ) from None
     except (aiohttp.ClientError, OSError) as error:
         raise EngineUnavailable(
-            f"model {model.name!r}: cannot reach {_place(model)}: {_cause(error)}"
+            f"model {model.name!r}: cannot reach {_place(model)}: {_cause(error)}",
+            reached=not isinstance(error, aiohttp.ClientConnectorError),
         ) from None
 
 

@@ -99,11 +99,18 @@ class _Cell(msgspec.Struct, frozen=True, tag="cell", omit_defaults=True):
     quality: float | None = None
     usage: Usage | None = None
     cost_usd: float | None = None
+    booked_usd: float | None = None
+    """What counts against the cap where the cost is unknown: the call's worst case."""
     ttft_s: float | None = None
     latency_s: float | None = None
     finish_reason: str | None = None
     answer: str | None = None
     error: str | None = None
+
+    @property
+    def spent_usd(self) -> float:
+        """Dollars this attempt counts for."""
+        return self.cost_usd if self.cost_usd is not None else self.booked_usd or 0.0
 
 
 async def collect(
@@ -148,9 +155,11 @@ async def collect(
         todo = [(q, a) for q in questions for a in arms if not run.has(q.id, a.id)]
         try:
             async with asyncio.TaskGroup() as group:
-                if cap is not None:
-                    await run.work(_first_of_each_arm(todo))
-                rest = iter([cell for cell in todo if not run.has(cell[0].id, cell[1].id)])
+                if cap is not None and cap.usd is not None and cap.worst_case_usd is None:
+                    first = list(_first_of_each_arm(todo))
+                    await run.work(iter(first))
+                    todo = [cell for cell in todo if cell not in first]
+                rest = iter(todo)
                 for _ in range(concurrency):
                     group.create_task(run.work(rest))
         except* ThinkrouteError as errors:
@@ -192,7 +201,7 @@ class _Run:
 
     def __init__(
         self,
-        done: dict[tuple[str, str], _Cell],
+        journal: _Journal,
         file: IO[bytes],
         answer_one: AnswerOne,
         graders: dict[str, Grader],
@@ -200,13 +209,13 @@ class _Run:
         progress: Progress | None,
         total: int,
     ) -> None:
-        self._done, self._file, self._answer_one, self._graders = done, file, answer_one, graders
+        self._done, self._file, self._answer_one, self._graders = journal.cells, file, answer_one, graders
         self._cap, self._worst_case = cap.usd, cap.worst_case_usd
         self._progress, self._total = progress, total
-        self._spent = sum(cell.cost_usd or 0.0 for cell in done.values())
+        self._spent = journal.spent_usd
         self._reserved = 0.0
         self._dearest: dict[str, float] = {}
-        for cell in done.values():
+        for cell in journal.cells.values():
             self._see(cell)
 
     def has(self, query_id: str, arm_id: str) -> bool:
@@ -225,6 +234,8 @@ class _Run:
                 cell = await self._ask(question, arm)
             finally:
                 self._reserved -= expected
+            if cell.cost_usd is None and self._cap is not None:
+                cell = msgspec.structs.replace(cell, booked_usd=expected)
             self._keep(cell)
 
     def _expected_usd(self, question: Question, arm: Arm) -> float:
@@ -268,7 +279,7 @@ class _Run:
         self._file.write(msgspec.json.encode(cell) + b"\n")
         self._file.flush()
         self._done[cell.query_id, cell.arm_id] = cell
-        self._spent += cell.cost_usd or 0.0
+        self._spent += cell.spent_usd
         self._see(cell)
         if self._progress:
             self._progress(len(self._done), self._total, self._spent)
@@ -316,10 +327,19 @@ def _outcome(cell: _Cell) -> Outcome:
     )
 
 
-def _read_journal(path: Path, questions: Sequence[Question]) -> dict[tuple[str, str], _Cell]:
-    """Cells of an earlier run, the last attempt of each; a torn last line is an interrupted write."""
+@dataclass(frozen=True)
+class _Journal:
+    cells: dict[tuple[str, str], _Cell]
+    """The last attempt of each cell."""
+    spent_usd: float
+    """Over all attempts, replaced ones included."""
+
+
+def _read_journal(path: Path, questions: Sequence[Question]) -> _Journal:
+    """What an earlier run left; a torn last line is an interrupted write."""
     if not path.is_file():
-        return {}
+        return _Journal({}, 0.0)
+    spent_usd = 0.0
     lines = path.read_bytes().split(b"\n")
     cells: dict[tuple[str, str], _Cell] = {}
     for number, raw in enumerate(lines[:-1], start=1):
@@ -331,7 +351,8 @@ def _read_journal(path: Path, questions: Sequence[Question]) -> dict[tuple[str, 
             _check_header(path, record, questions)
         else:
             cells[record.query_id, record.arm_id] = record
-    return cells
+            spent_usd += record.spent_usd
+    return _Journal(cells, spent_usd)
 
 
 def _check_header(path: Path, header: _Header, questions: Sequence[Question]) -> None:

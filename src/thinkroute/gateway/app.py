@@ -93,14 +93,22 @@ def _check_local(http: Request) -> None:
     Raises:
         ForeignOrigin: the `Host` or `Origin` header names another machine.
     """
-    host = http.headers.get(b"host", b"localhost").decode("latin-1")
-    origin = http.headers.get(b"origin", b"").decode("latin-1").partition("://")[2]
-    for name in (host, origin or "localhost"):
-        bare = name.rpartition(":")[0] if ":" in name and not name.endswith("]") else name
-        if not is_loopback(bare):
+    names = [http.headers.get(b"host", b"").decode("latin-1") or "localhost"]
+    if (origin := http.headers.get(b"origin")) is not None:
+        # `null` and schemes without a host are what sandboxed and local pages send: nobody we know.
+        names.append(origin.decode("latin-1").partition("://")[2] or "null")
+    if http.headers.get(b"sec-fetch-site") == b"cross-site":
+        names.append("cross-site")
+    for name in names:
+        if not is_loopback(_without_port(name)):
             raise ForeignOrigin(
                 f"{name!r:.100} is not this machine and the gateway has no key; set server.api_keys to serve others"
             )
+
+
+def _without_port(name: str) -> str:
+    bare = name.rpartition(":")[0] if ":" in name and not name.endswith("]") else name
+    return bare.lower().rstrip(".")
 
 
 class App:

@@ -138,7 +138,11 @@ class Request:
 
 def _header_value(value: str) -> bytes:
     """Header bytes; anything that could break a header line or is not Latin-1 is replaced."""
-    return value.replace("→", "->").encode("latin-1", "replace").replace(b"\r", b" ").replace(b"\n", b" ")
+    raw = value.replace("→", "->").encode("latin-1", "replace")
+    return raw.translate(_PRINTABLE)
+
+
+_PRINTABLE = bytes(byte if 32 <= byte != 127 else 32 for byte in range(256))
 
 
 def is_loopback(host: str) -> bool:

@@ -164,7 +164,7 @@ class Exchange:
 def _listed(names: tuple[str, ...]) -> str:
     """Names for a header: the first few, shortened, and how many more there are."""
     shown = ",".join(name[:_HEADER_NAME_CHARS] for name in names[:_HEADER_NAMES])
-    return shown if len(names) <= _HEADER_NAMES else f"{shown},… and {len(names) - _HEADER_NAMES} more"
+    return shown if len(names) <= _HEADER_NAMES else f"{shown},... and {len(names) - _HEADER_NAMES} more"
 
 
 _HEADER_NAMES = 10

@@ -43,6 +43,11 @@ MIN_AFFORDABLE_TOKENS = 16
 """An arm that can afford fewer generated tokens than this is not worth calling."""
 _STOP_TEXT_TOKENS_MOST = 64
 """Room for the stop text of a cut thought, which the second leg is billed as prompt."""
+UNBOUNDED_PROMPT = "unbounded_prompt_cost"
+_UNBOUNDED_PARTS = frozenset({"audio", "video", "files"})
+"""Parts whose tokens nothing in the request bounds; under a dollar budget they are refused."""
+_PRICE_CHANGING_OPTIONS = ("service_tier", "web_search_options", "models", "best_of", "plugins")
+"""Options by which the upstream bills more than tokens at the configured price, or answers with another model."""
 CAPPED_BY_BUDGET = "capped_by_budget"
 THINKING_CAPPED = "thinking_capped"
 THINKING_DROPPED = "thinking_dropped"
@@ -103,6 +108,7 @@ class Dispatcher:
             InvalidRequest: the prompt fits no arm's context window.
             BudgetExhausted: no arm fits the dollars left.
         """
+        self._check_options(request.options)
         candidates = self.candidates(request)
         caps, ruled_out = self._limits(candidates.arms, request.query, out_of_scope)
         arm_ids = [arm.id for arm in candidates.arms]
@@ -124,6 +130,17 @@ class Dispatcher:
         reserved = self._budget.reserve(worst_usd) if worst_usd else 0.0
         codes = ("pinned", *decision.reason_codes) if "pinned" in candidates.notes else decision.reason_codes
         return Route(replace(decision, reason_codes=codes), runs_as, cap, reserved, notes)
+
+    def _check_options(self, options: Mapping[str, object]) -> None:
+        budgets = self._resolved.config.policy.budgets
+        if budgets.usd_per_day is None and budgets.usd_per_request is None:
+            return
+        for name in _PRICE_CHANGING_OPTIONS:
+            if options.get(name) not in (None, "auto", "default"):
+                raise UnsupportedRequest(
+                    f"`{name}` changes what the upstream bills, and a dollar budget is set; leave it out",
+                    param=name,
+                )
 
     def _cut_notes(self, arm: Arm, runs_as: Arm, asked: int | None, cap: int | None) -> list[str]:
         """Reason codes for everything a cap takes away: what is served less than asked is said."""
@@ -222,6 +239,8 @@ class Dispatcher:
         price = self._prices.get(arm.models[0])
         if price is None:
             return PRICE_UNKNOWN
+        if query.needs & _UNBOUNDED_PARTS:
+            return UNBOUNDED_PROMPT
         limit_usd = min(budgets.usd_per_request or math.inf, left_usd if left_usd is not None else math.inf)
         code = OVER_SPEND_BUDGET if limit_usd == left_usd else OVER_REQUEST_BUDGET
         # A second leg is billed the prompt and the thinking again as its prompt.

@@ -32,6 +32,14 @@ logger = logging.getLogger(__name__)
 ScopeCheck = Callable[[Sequence[Mapping[str, Any]]], None]
 
 
+def _certain_usd(exchange: Exchange) -> float | None:
+    """What an exchange surely cost; None where any leg's tokens are only estimated, for an estimate can be fooled."""
+    entries = exchange.ledger.entries
+    if any(entry.usage.provenance not in ("reported", "counted") for entry in entries):
+        return None
+    return exchange.ledger.cost_usd if entries else 0.0
+
+
 class Runtime:
     """A gateway without its socket."""
 
@@ -93,8 +101,7 @@ class Runtime:
         self.in_flight -= exchange.admitted
         try:
             if exchange.route is not None:
-                spent = exchange.ledger.cost_usd if exchange.ledger.entries else 0.0
-                exchange.booked_usd = self.budget.settle(exchange.route.reserved_usd, spent)
+                exchange.booked_usd = self.budget.settle(exchange.route.reserved_usd, _certain_usd(exchange))
             exchange.latency_s = time.perf_counter() - exchange.started
             self.metrics.end(
                 self._arm_label(exchange.arm_id),

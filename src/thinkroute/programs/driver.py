@@ -134,9 +134,12 @@ class _LegMeter:
     def failed(self, failure: ThinkrouteError) -> None:
         """Note a failure; one that reached no model is known to have cost nothing."""
         self.error = failure.code
-        self._reached = not isinstance(
-            failure, EngineUnavailable | EngineRejected | RequestError | Overloaded
-        )
+        if isinstance(failure, EngineUnavailable):
+            self._reached = failure.reached
+        elif isinstance(failure, EngineRejected):
+            self._reached = not 400 <= failure.status < 500 or failure.status in (408, 499)
+        else:
+            self._reached = not isinstance(failure, RequestError | Overloaded)
 
     def see(self, item: Chunk | Segment) -> None:
         if isinstance(item, Segment):

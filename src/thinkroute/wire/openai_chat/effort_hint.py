@@ -13,6 +13,13 @@ from thinkroute.errors import InvalidRequest
 from thinkroute.types import Effort
 from thinkroute.wire.openai_chat.fields import read_boolean, read_integer, read_object
 
+BUDGET_FIELDS = (
+    "thinking_token_budget",
+    "thinking_budget",
+    "thinking_budget_tokens",
+    "reasoning_budget_tokens",
+)
+"""Top-level fields in which engines take a thinking budget: vLLM, DashScope, llama.cpp in two versions."""
 _LEVELS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 
 
@@ -28,8 +35,9 @@ def read_effort(fields: Mapping[str, Any], options: dict[str, Any]) -> Effort | 
     wishes: dict[str, Effort] = {}
     if (level := fields.get("reasoning_effort")) is not None:
         wishes["reasoning_effort"] = _level(level, "reasoning_effort")
-    if (budget := read_integer(fields, "thinking_token_budget", minimum=0)) is not None:
-        wishes["thinking_token_budget"] = _budget(budget)
+    for name in BUDGET_FIELDS:
+        if (budget := read_integer(fields, name, minimum=0)) is not None:
+            wishes[name] = _budget(budget)
     if fields.get("enable_thinking") is not None:
         wishes["enable_thinking"] = _on_off(fields, "enable_thinking")
     if (think := fields.get("think")) is not None:
@@ -60,10 +68,12 @@ def _thinking_wishes(fields: Mapping[str, Any]) -> dict[str, Effort]:
     kind = thinking.get("type")
     if kind not in (None, "enabled", "disabled", "adaptive"):
         raise InvalidRequest("`thinking.type` must be enabled, disabled or adaptive", param="thinking.type")
-    budget = read_integer(thinking, "budget_tokens", minimum=1)
-    if kind == "enabled":
-        return {"thinking": Effort("on", budget)}
-    return {"thinking": Effort("off")} if kind == "disabled" else {}
+    wishes: dict[str, Effort] = {}
+    if (budget := read_integer(thinking, "budget_tokens", minimum=1)) is not None:
+        wishes["thinking.budget_tokens"] = Effort("on", budget)
+    if kind in ("enabled", "disabled"):
+        wishes["thinking.type"] = Effort("on" if kind == "enabled" else "off")
+    return wishes
 
 
 def _budget(tokens: int) -> Effort:

@@ -7,6 +7,9 @@ from typing import Any, cast
 
 from thinkroute.errors import InvalidRequest
 
+_LARGEST = 10**9
+"""No token count is larger; engines overflow on what is."""
+
 
 def read_boolean(fields: Mapping[str, Any], name: str, prefix: str = "") -> bool:
     """True or false; absent is false. `prefix` names the place in errors.
@@ -31,7 +34,7 @@ def read_integer(fields: Mapping[str, Any], name: str, minimum: int) -> int | No
     value = fields.get(name)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+    if isinstance(value, bool) or not isinstance(value, int) or not minimum <= value <= _LARGEST:
         raise InvalidRequest(
             f"`{name}` must be an integer of at least {minimum}, not {value!r:.50}", param=name
         )

@@ -15,12 +15,12 @@ import orjson
 from thinkroute.errors import InvalidRequest, UnsupportedRequest
 from thinkroute.types import Effort, Query, estimate_tokens
 from thinkroute.wire.json_body import parse_object
-from thinkroute.wire.openai_chat.effort_hint import read_effort
+from thinkroute.wire.openai_chat.effort_hint import BUDGET_FIELDS, read_effort
 from thinkroute.wire.openai_chat.fields import read_boolean, read_integer, read_object
 
 _OWNED = frozenset({
     "model", "messages", "stream", "stream_options", "max_tokens", "max_completion_tokens", "reasoning_effort",
-    "reasoning", "thinking", "think", "thinking_token_budget", "enable_thinking",
+    "reasoning", "thinking", "think", "enable_thinking", *BUDGET_FIELDS,
 })  # fmt: skip
 _PART_NEEDS: Mapping[str, str] = {
     "image_url": "images", "input_image": "images", "image": "images",
@@ -31,8 +31,9 @@ _PART_NEEDS: Mapping[str, str] = {
 """Content parts that not every model can read, and the capability each needs."""
 _PROMPT_FIELDS = ("tools", "functions", "response_format")
 """Options that become part of the prompt."""
-_PART_TOKENS_MOST = 4096
-"""More than an image, or what else stands behind a link, is billed as."""
+_TEXT_PARTS = frozenset({"text", "input_text", "output_text", "refusal"})
+_IMAGE_TOKENS_MOST = 32_768
+"""More than an image is billed as."""
 _MODEL_CHARS = 256
 
 
@@ -158,7 +159,7 @@ def _query(
         max_tokens=max_tokens,
         prompt_tokens=sum(estimate_tokens(len(text.encode("utf-8", "replace"))) + 4 for text in texts)
         + _schema_tokens(options),
-        prompt_tokens_most=body_bytes + _PART_TOKENS_MOST * sum(len(_part_needs(m)) for m in messages),
+        prompt_tokens_most=body_bytes + _IMAGE_TOKENS_MOST * sum(len(_part_needs(m)) for m in messages),
         needs=_needs(messages, options),
     )
 
@@ -182,7 +183,7 @@ def _part_needs(message: Mapping[str, Any]) -> list[str]:
     if not isinstance(content, list):
         return []
     parts = cast("list[Mapping[str, Any]]", content)
-    return [_PART_NEEDS[part["type"]] for part in parts if part["type"] in _PART_NEEDS]
+    return [_PART_NEEDS.get(part["type"], "files") for part in parts if part["type"] not in _TEXT_PARTS]
 
 
 def _schema_tokens(options: Mapping[str, Any]) -> int:
