@@ -141,9 +141,7 @@ def _check_names(models: Mapping[str, Model], virtual: Mapping[str, object]) -> 
 
 
 def _check_prices(config: Config, models: Mapping[str, Model]) -> None:
-    budgets = config.policy.budgets
-    limited = budgets.usd_per_day is not None or budgets.usd_per_request is not None
-    if limited and all(model.price is None for model in models.values()):
+    if config.policy.budgets.in_dollars and all(model.price is None for model in models.values()):
         raise ConfigError(
             "policy.budgets is in dollars and no model has a price; give the models a `price`",
             param="policy.budgets",

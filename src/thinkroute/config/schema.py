@@ -128,6 +128,11 @@ class BudgetSection(Section):
         description="Cap on generated tokens while a dollar budget is set, so that the worst case is known.",
     )
 
+    @property
+    def in_dollars(self) -> bool:
+        """Whether any dollar limit is set."""
+        return self.usd_per_day is not None or self.usd_per_request is not None
+
 
 class PolicySection(Section):
     """How predictions become a choice."""

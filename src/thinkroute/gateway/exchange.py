@@ -115,7 +115,7 @@ class Exchange:
         headers["x-thinkroute-arm"] = decision.arm.id
         headers["x-thinkroute-model"] = ",".join(decision.arm.models)
         headers["x-thinkroute-effort"] = str(decision.arm.effort)
-        headers["x-thinkroute-reason"] = ",".join((*decision.reason_codes, *self._notes()))
+        headers["x-thinkroute-reason"] = ",".join(self.reason_codes)
         headers["x-thinkroute-router"] = decision.router
         headers["x-thinkroute-predicted-cost-usd"] = _dollars(self.predicted_cost_usd)
         if self.ignored_fields:
@@ -137,7 +137,7 @@ class Exchange:
             "arm": decision.arm.id,
             "models": list(decision.arm.models),
             "effort": str(decision.arm.effort),
-            "reason_codes": [*decision.reason_codes, *self._notes()],
+            "reason_codes": list(self.reason_codes),
             "predicted_cost_usd": self.predicted_cost_usd,
             "cost_usd": ledger.cost_usd,
             "legs": len(ledger.entries),
@@ -157,8 +157,10 @@ class Exchange:
         decision = self.route.decision
         return next(score.cost_usd for score in decision.scores if score.arm_id == decision.arm.id)
 
-    def _notes(self) -> tuple[str, ...]:
-        return tuple(note for note in self.route.notes if note != "pinned") if self.route else ()
+    @property
+    def reason_codes(self) -> tuple[str, ...]:
+        """Why this arm, and what of the request was read or cut in a way worth saying."""
+        return (*self.route.decision.reason_codes, *self.route.notes) if self.route else ()
 
 
 def _listed(names: tuple[str, ...]) -> str:

@@ -39,7 +39,7 @@ def to_record(exchange: Exchange, *, log_content: bool) -> DecisionRecord:
             "models": decision.arm.models,
             "effort": str(decision.arm.effort),
             "propensity": decision.propensity,
-            "reason_codes": (*decision.reason_codes, *(n for n in route.notes if n != "pinned")),
+            "reason_codes": exchange.reason_codes,
             "router": decision.router,
             "policy_version": decision.policy_version,
             "value_usd": decision.prices.value_usd,

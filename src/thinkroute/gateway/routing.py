@@ -60,7 +60,9 @@ class Candidates:
     arms: tuple[Arm, ...]
     value_usd: float
     notes: tuple[str, ...] = ()
-    """Reason codes about how the asked name and effort were read."""
+    """Reason codes about how the asked effort was read."""
+    pinned: bool = False
+    """Whether the caller named one model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,12 +130,11 @@ class Dispatcher:
         runs_as = under_cap(decision.arm, self._resolved.models[decision.arm.models[0]], cap)
         notes = (*candidates.notes, *self._cut_notes(decision.arm, runs_as, request.max_tokens, cap))
         reserved = self._budget.reserve(worst_usd) if worst_usd else 0.0
-        codes = ("pinned", *decision.reason_codes) if "pinned" in candidates.notes else decision.reason_codes
+        codes = ("pinned", *decision.reason_codes) if candidates.pinned else decision.reason_codes
         return Route(replace(decision, reason_codes=codes), runs_as, cap, reserved, notes)
 
     def _check_options(self, options: Mapping[str, object]) -> None:
-        budgets = self._resolved.config.policy.budgets
-        if budgets.usd_per_day is None and budgets.usd_per_request is None:
+        if not self._resolved.config.policy.budgets.in_dollars:
             return
         for name in _PRICE_CHANGING_OPTIONS:
             if options.get(name) not in (None, "auto", "default"):
@@ -173,10 +174,10 @@ class Dispatcher:
         value_usd = self._resolved.config.policy.value_usd
         if effort is not None:
             arm = arm_for(model, effort) or self._nearest(model, effort, exact=suffix is not None)
-            notes = ("pinned",) if arm.effort == effort else ("pinned", "effort_nearest")
-            return Candidates((arm,), value_usd, notes)
+            notes = () if arm.effort == effort else ("effort_nearest",)
+            return Candidates((arm,), value_usd, notes, pinned=True)
         own = tuple(arm for arm in self._resolved.arms if arm.models == (name,))
-        return Candidates(own or tuple(automatic_arms(model, ())), value_usd, ("pinned",))
+        return Candidates(own or tuple(automatic_arms(model, ())), value_usd, pinned=True)
 
     def _with_budget(
         self, arms: tuple[Arm, ...], effort: Effort, name: str
@@ -234,7 +235,7 @@ class Dispatcher:
     def _affordable(self, arm: Arm, query: Query, left_usd: float | None) -> tuple[int | None, float] | str:
         """Token cap and worst-case dollars of an arm under the dollar limits, or why it cannot be afforded."""
         budgets = self._resolved.config.policy.budgets
-        if budgets.usd_per_request is None and left_usd is None:
+        if not budgets.in_dollars:
             return query.max_tokens, 0.0
         price = self._prices.get(arm.models[0])
         if price is None:
