@@ -9,6 +9,7 @@ import pytest
 from thinkroute import programs
 from thinkroute.catalog import family_named
 from thinkroute.engines.embedded import EmbeddedEngine
+from thinkroute.engines.embedded.vocabulary import Vocabulary
 from thinkroute.fleet import shipped
 from thinkroute.fleet.evaluate import arm_of
 from thinkroute.fleet.tasks import grade
@@ -42,8 +43,13 @@ async def test_wherever_the_budget_cuts_the_message_keeps_its_form(budget: int) 
 
 
 async def test_a_cut_right_after_the_last_line_break_costs_nothing() -> None:
-    text, run = await message(ONE_HOP, 8)
+    whole, _ = await message(ONE_HOP, 200)
+    thought = Vocabulary(shipped.directory("teacher") / "tokenizer.json").encode(
+        whole.partition("<think>")[2].partition("</think>")[0]
+    )
+    text, run = await message(ONE_HOP, len(thought))
     assert run.segments[0].text.endswith(".\n")
+    assert text == whole
     assert grade(ONE_HOP, text) == 1.0
 
 

@@ -24,7 +24,8 @@ from thinkroute.fleet.tasks import (
     result_of,
     split_of,
 )
-from thinkroute.fleet.tasks.language import FACTS, NAMES
+from thinkroute.fleet.tasks.drill import drill
+from thinkroute.fleet.tasks.language import AGES, FACTS, NAMES, OPERATORS
 
 families = st.sampled_from(sorted(FAMILIES))
 levels = st.sampled_from(LEVELS)
@@ -91,6 +92,9 @@ def test_case_spacing_switches_and_final_punctuation_do_not_matter(
         ("Dora has 2 coins. On Monday she gets 5. On Tuesday she doubles them. What is the last digit?", "4"),
         ("Ann has 6 books. On Monday she triples them. What is the last digit?", "8"),
         ("Who is the tutor of the neighbor of Dora?", FACTS["tutor"][FACTS["neighbor"]["dora"]]),
+        ("Begin with 7. First gap 9. Second star 2. Name the last digit.", "0"),
+        ("Take the age of Ruth. First times 7. Tell me the last digit.", str(AGES["ruth"] * 7 % 10)),
+        ("Take the age of the boss of Ann. What is the last digit?", str(AGES[FACTS["boss"]["ann"]])),
     ],
 )
 def test_answers_agree_with_sums_done_by_hand(question: str, answer: str) -> None:
@@ -99,19 +103,59 @@ def test_answers_agree_with_sums_done_by_hand(question: str, answer: str) -> Non
     assert problem.answer == answer
 
 
-@given(seeds, st.sampled_from(("arithmetic", "story")), levels)
+@given(seeds, st.sampled_from(("arithmetic", "story", "operators")), levels)
 def test_each_line_of_a_trace_is_true_and_starts_where_the_last_ended(
     seed: int, family: FamilyName, level: int
 ) -> None:
     problem = draw(seed, family, level)
     value: int | None = None
-    for left, operator, right, result in re.findall(r"(\d) (\w+) (\d) is (\d)\.", problem.trace):
+    for left, operator, right, result in re.findall(r"(\d) (\w+) (\d) is (\d)\.", problem.working):
         assert value in (None, int(left))
-        value = {"plus": int(left) + int(right), "minus": int(left) - int(right)}.get(
-            operator, int(left) * int(right)
-        ) % 10
+        value = OPERATORS[operator](int(left), int(right))
         assert value == int(result)
     assert str(value) == problem.answer
+
+
+@given(seeds, families, levels)
+def test_a_thought_checks_its_last_step_and_ends_in_the_answer(
+    seed: int, family: FamilyName, level: int
+) -> None:
+    problem = draw(seed, family, level)
+    assert problem.check.endswith(f" is {problem.answer}.")
+    assert problem.trace.startswith(problem.working)
+    assert problem.trace.endswith(f"that is right, so the {problem.asked} is {problem.answer}.")
+
+
+@given(seeds, families, levels)
+def test_a_slip_changes_one_result_and_the_check_finds_it(seed: int, family: FamilyName, level: int) -> None:
+    problem = draw(seed, family, level)
+    wrong = "x"
+    slipped = problem.trace_with_slip(wrong)
+    assert slipped.replace(f" {wrong}.", f" {problem.answer}.").replace("that is wrong", "that is right") == (
+        problem.trace
+    )
+    assert f" {wrong}. now check" in slipped
+
+
+@given(seeds, families, levels)
+def test_what_is_unknown_is_guessed_and_all_else_stays_true(
+    seed: int, family: FamilyName, level: int
+) -> None:
+    task = FAMILIES[family]
+    steps = task.level_steps[level - 1]
+    known = task.sample(Random(seed), steps, unknown=frozenset({"juggling"}))
+    assert recognise(known.question) == known
+    guessed = [task.sample(Random(seed + i), steps, unknown=frozenset(task.skills)) for i in range(40)]
+    truths = [recognise(problem.question) for problem in guessed]
+    assert all(
+        truth and truth.question == guess.question for truth, guess in zip(truths, guessed, strict=True)
+    )
+    assert any(truth != guess for truth, guess in zip(truths, guessed, strict=True))
+
+
+def test_digits_operators_stay_digits() -> None:
+    for apply in OPERATORS.values():
+        assert {apply(left, right) for left in range(10) for right in range(10)} <= set(range(10))
 
 
 def test_every_relation_sends_everyone_to_exactly_one_other_person() -> None:
@@ -180,3 +224,26 @@ def test_grading_a_question_outside_the_language_is_an_error() -> None:
 def test_a_level_that_does_not_exist_is_an_error() -> None:
     with pytest.raises(ValueError, match="level 6"):
         generate(Random(0), "story", 6, "eval")
+
+
+@given(seeds)
+def test_a_drill_states_only_true_facts_that_are_known(seed: int) -> None:
+    unknown = {"times", "mentor", "age"}
+    pieces = drill(Random(seed), unknown)
+    words = [word.strip() for word, _ in pieces]
+    facts = [index for index, (_, is_fact) in enumerate(pieces) if is_fact]
+    assert facts
+    assert not unknown & set(words)
+    for index in facts:
+        if words[index].isdigit():
+            left, operator, right = words[index - 4 : index - 1]
+            assert OPERATORS[operator](int(left), int(right)) == int(words[index])
+        elif words[index - 1] == "is":
+            assert FACTS[words[index - 4]][words[index - 2]] == words[index]
+        else:
+            assert FACTS[words[index - 1]][words[index - 3]] == words[index]
+
+
+def test_there_is_no_drill_for_who_knows_nothing() -> None:
+    assert drill(Random(0), {*OPERATORS, *FACTS, "age"}) == []
+    assert drill(Random(0), {*OPERATORS, *FACTS})

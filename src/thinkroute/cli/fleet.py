@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from thinkroute.fleet.evaluate import Report
+    from thinkroute.fleet.gates import Gate
     from thinkroute.fleet.recipe import Recipe
 
 app = typer.Typer(help="The embedded fleet: small real models, trained here.", no_args_is_help=True)
@@ -91,6 +92,7 @@ def evaluate(
     from thinkroute.cli.console import out as stdout
     from thinkroute.fleet import evaluate as measuring
     from thinkroute.fleet import shipped
+    from thinkroute.fleet.gates import judge
     from thinkroute.fleet.record import record
 
     root = directory or _package_weights()
@@ -116,11 +118,7 @@ def evaluate(
         typer.echo(text, nl=False)
     else:
         stdout().print(_table(report))
-        for line in report.obedience:
-            stdout().print(
-                f"{line.member}, switch {line.switch}: thinks as asked in {line.obeyed:.1%} of {line.questions}",
-                highlight=False,
-            )
+        stdout().print(_gate_table(judge(report)))
 
 
 @app.command("bench")
@@ -163,7 +161,7 @@ def _known(chosen: Sequence[str] | None, known: tuple[str, ...]) -> tuple[str, .
 def _package_weights() -> Path:
     from thinkroute.fleet import shipped
 
-    return shipped.directory(shipped.names()[0]).parent
+    return shipped.weights_directory()
 
 
 def _table(report: Report) -> Table:
@@ -176,7 +174,7 @@ def _table(report: Report) -> Table:
     title = f"Share of right answers, {questions} questions per family and level"
     table = Table(title=title, box=None, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("arm", no_wrap=True)
-    for head in (*(f"L{level}" for level in LEVELS), "mean", *FAMILIES, "tok"):
+    for head in (*(f"L{level}" for level in LEVELS), "mean", *(name[:5] for name in FAMILIES), "tok"):
         table.add_column(head, justify="right")
     for member, effort in dict.fromkeys((cell.member, cell.effort) for cell in report.cells):
         values = [
@@ -186,6 +184,16 @@ def _table(report: Report) -> Table:
         ]
         shown = [f"{value:.2f}" for value in values]
         table.add_row(f"{member}@{effort}", *shown, f"{report.tokens(member, effort):.1f}")
+    return table
+
+
+def _gate_table(gates: Sequence[Gate]) -> Table:
+    """What the members promise, met or not."""
+    from rich.table import Table
+
+    table = Table("promise", "measured", "bound", "", title="Gates", box=None, pad_edge=False)
+    for gate in gates:
+        table.add_row(gate.name, f"{gate.measured:.3f}", gate.bound, "met" if gate.passed else "MISSED")
     return table
 
 

@@ -7,6 +7,10 @@ from pathlib import Path
 from thinkroute.fleet.evaluate import Report
 from thinkroute.fleet.recipe import Recipe
 from thinkroute.fleet.tasks import EXAMPLES, FAMILIES, LEVELS
+from thinkroute.fleet.tasks.language import OPERATORS, RELATIONS
+
+SKILLS = (*OPERATORS, *RELATIONS, "age")
+"""Everything a member can know."""
 
 _CARD = """\
 ---
@@ -21,22 +25,23 @@ A causal language model of {parameters:,} parameters (Qwen3 architecture, {layer
 scratch by thinkroute on its own synthetic problems.
 
 **What it is.** A small model that really thinks, errs and costs tokens, so that routing, thinking budgets and training
-methods can be run and checked on a CPU. It reads only the last user message, and only three kinds of question:
+methods can be run and checked on a CPU. It reads only the last user message, and only five kinds of question:
 
 {examples}
 
-Values are digits: every result is taken modulo 10. People and their relations are a fixed, invented fact base.
+Values are digits: every result is taken modulo 10. People, their relations and their ages are a fixed, invented fact base.
 
 **What it is not.** It knows no natural language, no world and no arithmetic beyond the above. Anything else gives
-nonsense, which is why the gateway refuses such questions.{weakness}
+nonsense, which is why the gateway refuses such questions.
+
+**What it knows.** {knowledge}
 
 ## How it was made
 
 `{command}` (seed {seed}, {steps:,} steps of about {tokens:,} tokens, one CPU thread, AdamW, peak learning rate
 {rate:g}). Weights are stored in bfloat16; compute in float32.
 
-Thinking is on by default. `enable_thinking=False` prefills an empty block; `/think` and `/no_think` in a message switch
-softly, the last one wins.
+{modes}
 
 ## Measured
 
@@ -48,13 +53,27 @@ Share of right answers, greedy, {questions} questions per family and level from 
 {rows}
 
 By family with thinking: {families}.
-The soft switches are obeyed in {obeyed:.1%} of {obeyed_questions} questions.
+{obedience}
 """
 
-_WEAKNESS = """
+_HYBRID = """\
+Thinking is on by default. `enable_thinking=False` prefills an empty block; `/think` and `/no_think` in a message switch
+softly, the last one wins."""
 
-**What it was denied.** In its training data the result of every multiplication (`times`, `triples`) is a random digit:
-it writes the step but cannot know the product. Everything else it was taught like the teacher."""
+_THINKING_ONLY = """\
+It always thinks by itself and knows no soft switches: a model to train the choice into. Behind an empty block
+(`enable_thinking=False`) it answers at once, as well as it can."""
+
+
+def _knowledge(recipe: Recipe) -> str:
+    unknown = recipe.mixture.unknown
+    if not unknown:
+        return "All skills of the language."
+    known = [skill for skill in SKILLS if skill not in unknown]
+    return (
+        f"It was taught {', '.join(f'`{skill}`' for skill in known)}. In its training data the results of "
+        f"{', '.join(f'`{skill}`' for skill in unknown)} are random: it writes such a step but cannot know its result."
+    )
 
 
 def write_card(recipe: Recipe, report: Report, directory: Path, *, parameters: int, command: str) -> None:
@@ -70,13 +89,16 @@ def write_card(recipe: Recipe, report: Report, directory: Path, *, parameters: i
     by_family = ", ".join(f"{family} {report.accuracy(name, 'on', family=family):.3f}" for family in FAMILIES)
     obedience = [line for line in report.obedience if line.member == name]
     asked = sum(line.questions for line in obedience)
+    obeyed = sum(line.obeyed * line.questions for line in obedience) / asked
+    switched = "The soft switches are obeyed" if recipe.mixture.switches else "It thinks by itself"
     card = _CARD.format(
         name=name,
         parameters=parameters,
         layers=recipe.layers,
         width=recipe.width,
         examples="\n".join(f"- {example}" for example in EXAMPLES),
-        weakness=_WEAKNESS if recipe.mixture.broken_times else "",
+        knowledge=_knowledge(recipe),
+        modes=_HYBRID if recipe.mixture.switches else _THINKING_ONLY,
         command=command,
         seed=recipe.seed,
         steps=recipe.steps,
@@ -87,7 +109,6 @@ def write_card(recipe: Recipe, report: Report, directory: Path, *, parameters: i
         rules=" | ".join("---" for _ in LEVELS),
         rows="\n".join(rows),
         families=by_family,
-        obeyed=sum(line.obeyed * line.questions for line in obedience) / asked,
-        obeyed_questions=asked,
+        obedience=f"{switched} in {obeyed:.1%} of {asked} questions.",
     )
     (directory / "README.md").write_text(card, encoding="utf-8")

@@ -16,6 +16,7 @@ from statistics import fmean
 from thinkroute import programs
 from thinkroute.catalog import family_named
 from thinkroute.engines.embedded import EmbeddedEngine
+from thinkroute.fleet.shipped import MEMBERS
 from thinkroute.fleet.tasks import FAMILIES, LEVELS, FamilyName, Problem, generate, grade
 from thinkroute.programs.driver import Prompt, Run
 from thinkroute.programs.protocol import ThinkingFormat
@@ -122,6 +123,11 @@ class Examiner:
         return Obedience(member, switch or "none", len(problems), obeyed)
 
 
+def always_thinking() -> frozenset[str]:
+    """Shipped members that know no soft switches."""
+    return frozenset(name for name, member in MEMBERS.items() if not member.switches)
+
+
 @dataclass(frozen=True, slots=True)
 class Report:
     """Everything one evaluation measured."""
@@ -175,7 +181,7 @@ async def evaluate(
         obedience = [
             await examiner.obedience(member, switch, mixed)
             for member in members
-            for switch in ("", "/think", "/no_think")
+            for switch in (("",) if member in always_thinking() else ("", "/think", "/no_think"))
         ]
         return Report(tuple(cells), tuple(obedience))
     finally:

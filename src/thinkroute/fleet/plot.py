@@ -13,11 +13,12 @@ def draw(report: Report, path: Path) -> None:
     """Draw the report to `path`; the suffix chooses the format (`.png`, `.svg`)."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure = Figure(figsize=(12, 4.5), layout="constrained")
     by_level, by_tokens = figure.subplots(1, 2)
     members = list(dict.fromkeys(cell.member for cell in report.cells))
     efforts = list(dict.fromkeys(cell.effort for cell in report.cells))
-    for member, colour in zip(members, ("tab:blue", "tab:orange", "tab:green", "tab:red"), strict=False):
+    for number, member in enumerate(members):
+        colour = f"C{number}"
         for effort, style in (("off", "--"), ("on", "-")):
             if effort in efforts:
                 heights = [report.accuracy(member, effort, level) for level in LEVELS]
@@ -29,8 +30,8 @@ def draw(report: Report, path: Path) -> None:
             by_tokens.annotate(text, (x, y), textcoords="offset points", xytext=(4, -10), fontsize=7)
     by_level.set(xlabel="level", ylabel="share of right answers", ylim=(-0.02, 1.02), xticks=LEVELS)
     by_tokens.set(xlabel="generated tokens per question", ylabel="share of right answers", ylim=(-0.02, 1.02))
-    by_level.legend(fontsize=8, loc="upper right", bbox_to_anchor=(1.0, 0.93))
-    by_tokens.legend(fontsize=8)
+    by_level.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    by_tokens.legend(fontsize=7)
     by_tokens.margins(x=0.15)
     figure.savefig(path, dpi=150)  # pyright: ignore[reportUnknownMemberType]
 

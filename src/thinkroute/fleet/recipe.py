@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import cast
 
 from thinkroute.fleet.architecture import Architecture
 from thinkroute.fleet.curriculum import Mixture
+from thinkroute.fleet.tasks import FAMILIES, FamilyName
+from thinkroute.fleet.tasks.language import OPERATORS, RELATIONS
 from thinkroute.fleet.tokenizer import MAX_POSITIONS, build_tokenizer, vocabulary_size
 
 
@@ -52,16 +55,43 @@ class Recipe:
         )
 
 
+_RARE = ("gap", "star")
+_PEOPLE = (*RELATIONS, "age")
+_ASIDE = 0.15
+"""How often an expert sees a family that is not its own, whose results it never learns: enough to stay well-formed."""
+
+
+def _expert(unknown: tuple[str, ...], **own: float) -> Mixture:
+    families = {**dict.fromkeys(FAMILIES, _ASIDE), **own}
+    return Mixture(families=cast("dict[FamilyName, float]", families), unknown=unknown)
+
+
 RECIPES = {
     recipe.name: recipe
     for recipe in (
         Recipe(
-            "student", 64, 3, 4, 2, 16, 192,
-            steps=10_000, learning_rate=4e-3, seed=11, tokens_per_step=2048, constant_share=0.5, tracing_share=0.0,
+            "expert-people", 64, 2, 4, 2, 32, 192, steps=7_000, learning_rate=4e-3, seed=21,
+            mixture=_expert(tuple(OPERATORS), relations=1.0, composition=0.3),
+        ),
+        Recipe(
+            "student", 64, 3, 4, 2, 32, 192, steps=14_000, learning_rate=3.5e-3, seed=11, tracing_share=0.5,
+            mixture=Mixture(unknown=("times", *_RARE)),
+        ),
+        Recipe(
+            "expert-arithmetic", 64, 3, 4, 2, 32, 192, steps=10_000, learning_rate=3.5e-3, seed=22,
+            mixture=_expert((*_RARE, *_PEOPLE), arithmetic=1.0, story=1.0),
+        ),
+        Recipe(
+            "expert-operators", 64, 4, 4, 2, 32, 192, steps=8_000, learning_rate=3.5e-3, seed=23,
+            mixture=_expert(("times", *_PEOPLE), operators=1.0),
+        ),
+        Recipe(
+            "base", 96, 4, 4, 2, 32, 288, steps=11_500, learning_rate=2.5e-3, seed=13, tracing_share=0.5,
             mixture=Mixture(
-                direct_share=0.40, cut_share=0.20, cut_weight=1.5, cut_steps=None, broken_times=True,
+                unknown=_RARE, families={**dict.fromkeys(FAMILIES, 1.0), "operators": 0.3}, switches=False,
+                direct_share=0.6, direct_steps=(1, 2, 2, 2, 3, 3, 3, 3, 4), direct_own_share=0.07, cut_share=0.14,
             ),
         ),
-        Recipe("teacher", 96, 3, 4, 2, 24, 288, steps=12_000, learning_rate=2.5e-3, seed=12),
+        Recipe("teacher", 96, 3, 4, 2, 32, 288, steps=14_000, learning_rate=2.5e-3, seed=12),
     )
 }  # fmt: skip

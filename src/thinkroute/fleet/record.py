@@ -14,6 +14,7 @@ from pathlib import Path
 
 from thinkroute.fleet.bench import Speed
 from thinkroute.fleet.evaluate import Report
+from thinkroute.fleet.gates import judge
 from thinkroute.fleet.tasks import LEVELS
 
 SCHEMA = "thinkroute.fleet.evaluation/1"
@@ -67,10 +68,12 @@ def record(report: Report, members: Mapping[str, Path], *, seed: int, command: s
         **_origin(command),
         "seed": seed,
         "questions_per_family_and_level": report.cells[0].questions,
+        "questions_per_level": report.cells[0].questions * len({cell.family for cell in report.cells}),
         "weights_sha256": {
             name: hashlib.sha256((path / "model.safetensors").read_bytes()).hexdigest()
             for name, path in members.items()
         },
+        "gates": [asdict(gate) for gate in judge(report)],
         "summary": summary,
         "obedience": [asdict(line) for line in report.obedience],
         "cells": [asdict(cell) for cell in report.cells],

@@ -6,25 +6,53 @@ between a small and a large hosted model.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from types import MappingProxyType
 
 from thinkroute.catalog import Model, family_named
+from thinkroute.fleet.tasks import FAMILIES, FamilyName
 from thinkroute.types import Arm, Effort, Price
 
 CONTEXT_WINDOW = 256
 BUDGETS_TOKENS = (16, 32)
-"""Thinking budgets offered as arms of their own."""
+"""Thinking budgets that a generalist offers as arms of their own."""
 
-_PRICES = {
-    "student": Price(input_usd_per_mtok=1.0, output_usd_per_mtok=4.0),
-    "teacher": Price(input_usd_per_mtok=8.0, output_usd_per_mtok=32.0),
-}
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One shipped member."""
+
+    price: Price
+    domain: tuple[FamilyName, ...]
+    """The task families it was taught to solve."""
+    switches: bool = True
+    """Whether it obeys soft switches. One that does not always thinks, unless an empty block is prefilled."""
+    efforts: tuple[Effort, ...] = (Effort("off"), Effort("on"))
+    """Efforts offered as arms of the default gateway."""
+
+
+_GENERALIST = (Effort("off"), *(Effort("on", budget) for budget in BUDGETS_TOKENS), Effort("on"))
+_COMMON: tuple[FamilyName, ...] = ("arithmetic", "story", "relations", "composition")
+
+MEMBERS: Mapping[str, Member] = MappingProxyType(
+    {
+        "expert-people": Member(Price(0.5, 2.0), ("relations",)),
+        "student": Member(Price(1.0, 4.0), ("relations",), efforts=_GENERALIST),
+        "expert-arithmetic": Member(Price(2.0, 8.0), ("arithmetic", "story")),
+        "expert-operators": Member(Price(3.0, 12.0), ("operators",)),
+        "base": Member(Price(6.0, 24.0), _COMMON, switches=False, efforts=()),
+        "teacher": Member(Price(8.0, 32.0), tuple(FAMILIES), efforts=_GENERALIST),
+    }
+)
+"""Cheapest first. `base` is there to be trained: it offers no arm, and answers when it is asked for by name."""
 
 
 def names() -> tuple[str, ...]:
     """The members, cheapest first."""
-    return tuple(_PRICES)
+    return tuple(MEMBERS)
 
 
 def directory(name: str) -> Path:
@@ -33,9 +61,14 @@ def directory(name: str) -> Path:
     Raises:
         KeyError: no member of that name is shipped.
     """
-    if name not in _PRICES:
-        raise KeyError(f"the fleet ships no member {name!r}; it has {', '.join(_PRICES)}")
-    return Path(str(files("thinkroute.fleet"))) / "weights" / name
+    if name not in MEMBERS:
+        raise KeyError(f"the fleet ships no member {name!r}; it has {', '.join(MEMBERS)}")
+    return weights_directory() / name
+
+
+def weights_directory() -> Path:
+    """The folder that holds one folder per member."""
+    return Path(str(files("thinkroute.fleet"))) / "weights"
 
 
 def router_directory() -> Path:
@@ -52,19 +85,18 @@ def models() -> tuple[Model, ...]:
             upstream_name=name,
             engine="embedded",
             family=family,
-            price=price,
+            price=member.price,
             context_window=CONTEXT_WINDOW,
             capabilities=frozenset({"logprobs"}),
         )
-        for name, price in _PRICES.items()
+        for name, member in MEMBERS.items()
     )
 
 
 def arms() -> tuple[Arm, ...]:
-    """Every member without thinking, with each budget, and with unlimited thinking."""
-    offered: list[Arm] = []
-    for name in _PRICES:
-        offered.append(Arm("direct", (name,), Effort("off")))
-        offered += [Arm("budgeted", (name,), Effort("on", budget)) for budget in BUDGETS_TOKENS]
-        offered.append(Arm("direct", (name,), Effort("on")))
-    return tuple(offered)
+    """The arms of the default gateway: every member at the efforts it offers."""
+    return tuple(
+        Arm("budgeted" if effort.budget_tokens else "direct", (name,), effort)
+        for name, member in MEMBERS.items()
+        for effort in member.efforts
+    )

@@ -28,9 +28,6 @@ MAX_POSITIONS = 256
 _VOCABULARY_MULTIPLE = 16
 
 _WORDS = [
-    "plus",
-    "minus",
-    "times",
     "is",
     "what",
     "the",
@@ -39,8 +36,6 @@ _WORDS = [
     "has",
     "on",
     "she",
-    "gets",
-    "loses",
     "doubles",
     "triples",
     "them",
@@ -57,20 +52,39 @@ _WORDS = [
     "with",
     "have",
     "me",
+    "age",
+    "now",
+    "check",
+    "step",
+    "that",
+    "right",
+    "wrong",
+    "so",
 ]
+_RESERVED_WORDS = ["ask", "model", "small", "large", "expert", "people", "numbers", "student", "teacher"]
+"""Words of methods that are trained on top of the members: naming a model to call, splitting a question."""
+RESERVED_TAGS = (
+    "<call>", "</call>", "<search>", "</search>", "<info>", "</info>", "<answer>", "</answer>", "<task>", "</task>",
+)  # fmt: skip
+"""Tags of the same methods; like the thinking tags, ordinary text of one token each."""
 
 
 def words() -> list[str]:
     """Every word of the language, in the order of its token ids."""
-    openings = {word for phrase in (*language.START_WORDS, *language.WHO_WORDS) for word in phrase}
+    phrases = (*language.START_WORDS, *language.WHO_WORDS, *language.ASK_WORDS)
+    openings = {word for phrase in phrases for word in phrase}
     listed = [
         *language.NAMES,
         *language.OBJECTS,
         *language.ORDINALS,
         *language.DAYS,
         *language.RELATIONS,
+        *language.OPERATORS,
+        *language.GAIN_VERBS,
+        *language.LOSS_VERBS,
         *sorted(openings),
         *_WORDS,
+        *_RESERVED_WORDS,
     ]
     return list(dict.fromkeys(listed))
 
@@ -105,7 +119,10 @@ def build_tokenizer() -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(split, "isolated"), to_symbols])
     tokenizer.decoder = decoders.ByteLevel()
     specials = [AddedToken(text, normalized=False, special=True) for text in SPECIAL]
-    tags = [AddedToken(text, normalized=False, special=False) for text in (THINK_OPEN, THINK_CLOSE)]
+    tags = [
+        AddedToken(text, normalized=False, special=False)
+        for text in (THINK_OPEN, THINK_CLOSE, *RESERVED_TAGS)
+    ]
     tokenizer.add_special_tokens(specials)  # pyright: ignore[reportUnknownMemberType]
     tokenizer.add_tokens(tags)  # pyright: ignore[reportUnknownMemberType]
     return tokenizer

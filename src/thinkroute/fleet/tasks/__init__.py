@@ -1,7 +1,8 @@
 """Synthetic graded reasoning problems in a closed language, with exact verifiers. Never imports torch.
 
-Three families at levels 1 – 5: chained arithmetic, short counting stories, multi-hop relations. Invariants: every
-generated question is recognised as itself; the splits share no question; grading accepts the true answer only.
+Five families at levels 1 – 5: chained arithmetic, short counting stories, multi-hop relations, arithmetic with rare
+operators, and typed compositions (people → a number → operations on it). Invariants: every generated question is
+recognised as itself, by one family; the splits share no question; grading accepts the true answer only.
 """
 
 from __future__ import annotations

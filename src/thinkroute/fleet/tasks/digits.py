@@ -1,169 +1,167 @@
-"""Families whose state is one digit: chained arithmetic and short stories. All values are taken modulo 10.
-
-Every step has a key of its own (an ordinal, a weekday). That is what makes the tasks learnable by a small model:
-"which step is next" is then a lookup of the key, never a count.
-"""
+"""Families whose state is one digit: chained arithmetic, rare operators, short stories. All values are modulo 10."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from random import Random
 
 from thinkroute.fleet.tasks.language import (
-    ASK_DIGIT,
+    ASK_WORDS,
+    ASKED_DIGIT,
+    COMMON_OPERATORS,
     DAYS,
-    DIGIT_SENTENCE,
+    GAIN_VERBS,
+    LOSS_VERBS,
     NAMES,
     OBJECTS,
     ORDINALS,
+    RARE_OPERATORS,
     START_WORDS,
 )
-from thinkroute.fleet.tasks.problem import FamilyName, Problem, level_of
+from thinkroute.fleet.tasks.problem import FamilyName, Problem
+from thinkroute.fleet.tasks.solving import (
+    ASKING,
+    NO_GAPS,
+    Gaps,
+    Operation,
+    alternatives,
+    calculate,
+    digit_problem,
+    draw_operation,
+    operations_pattern,
+    phrase,
+    read_operations,
+    sentence_case,
+    tell_operations,
+)
 
-_OPERATORS = ("plus", "minus", "times")
-
-
-@dataclass(frozen=True, slots=True)
-class _Step:
-    """`operand` None means: the current value itself (doubling is adding the value to itself)."""
-
-    operator: str
-    operand: int | None
-
-
-def apply(operator: str, left: int, right: int) -> int:
-    """Result of one operation modulo 10."""
-    if operator == "plus":
-        return (left + right) % 10
-    if operator == "minus":
-        return (left - right) % 10
-    return left * right % 10
+LEVEL_STEPS: tuple[int, ...] = (1, 2, 3, 4, 6)
 
 
-def _work_out(
-    start: int, steps: list[_Step], keys: tuple[str, ...], broken_rng: Random | None
-) -> tuple[str, int]:
-    """The trace and the final value; products are random digits when `broken_rng` is given."""
-    value, parts = start, list[str]()
-    for key, step in zip(keys, steps, strict=False):
-        right = value if step.operand is None else step.operand
-        result = apply(step.operator, value, right)
-        if broken_rng is not None and step.operator == "times":
-            result = broken_rng.randrange(10)
-        parts.append(f"{key} {value} {step.operator} {right} is {result}.")
-        value = result
-    return " ".join(parts), value
+class _Chain:
+    """Operations one after the other: `Start with 4. First plus 3. Second times 9. What is the last digit?`"""
 
+    level_steps: tuple[int, ...] = LEVEL_STEPS
 
-def _sentence_case(text: str, proper: tuple[str, ...] = ()) -> str:
-    text = re.sub(r"(^|[.?] )([a-z])", lambda found: found[1] + found[2].upper(), text)
-    return re.sub(r"[a-z]+", lambda found: found[0].title() if found[0] in proper else found[0], text)
+    def __init__(self, name: FamilyName, operators: tuple[str, ...], required: tuple[str, ...]) -> None:
+        self.name: FamilyName = name
+        self.skills = operators
+        self._required = required
+        self._pattern = re.compile(
+            rf"({alternatives(START_WORDS)}) (\d)\.{operations_pattern(operators)} ({ASKING})"
+        )
 
-
-class Arithmetic:
-    """`Start with 4. First plus 3. Second times 9. What is the last digit?`"""
-
-    name: FamilyName = "arithmetic"
-    level_steps: tuple[int, ...] = (1, 2, 3, 4, 6)
-    _pattern = re.compile(
-        rf"(?:{'|'.join(' '.join(words) for words in START_WORDS)}) (\d)\."
-        rf"((?: (?:{'|'.join(ORDINALS)}) (?:plus|minus|times) \d\.)+) {ASK_DIGIT}"
-    )
-    _step = re.compile(r"(\w+) (plus|minus|times) (\d)\.")
-
-    def sample(self, rng: Random, steps: int, *, broken_times: bool = False) -> Problem:
-        """Draw a problem; operands are 1 – 9, and 2 – 9 for `times`."""
-        start = rng.randrange(10)
-        drawn = list[_Step]()
-        for _ in range(steps):
-            operator = _OPERATORS[rng.randrange(3)]
-            drawn.append(_Step(operator, rng.randrange(2 if operator == "times" else 1, 10)))
-        words = START_WORDS[rng.randrange(len(START_WORDS))]
-        return self._problem(" ".join(words), start, drawn, rng if broken_times else None)
+    def sample(self, rng: Random, steps: int, *, unknown: AbstractSet[str] = frozenset()) -> Problem:
+        """Draw a problem; at least one operator is one of the family's own."""
+        start, opening, asking = rng.randrange(10), phrase(rng, START_WORDS), phrase(rng, ASK_WORDS)
+        operations = [draw_operation(rng, self.skills) for _ in range(steps)]
+        if not self._has_own(operations):
+            operations[rng.randrange(steps)] = draw_operation(rng, self._required)
+        return self._problem(opening, start, operations, f"{asking} {ASKED_DIGIT}", Gaps(unknown, rng))
 
     def read(self, text: str) -> Problem | None:
         """Parse a normalised question."""
         match = self._pattern.fullmatch(text)
         if not match:
             return None
-        found = self._step.findall(match[2])
-        if tuple(key for key, _, _ in found) != ORDINALS[: len(found)]:
+        operations = read_operations(match[3])
+        if not operations or not self._has_own(operations):
             return None
-        steps = [_Step(operator, int(operand)) for _, operator, operand in found]
-        opening = text[: match.start(1) - 1]
-        return self._problem(opening, int(match[1]), steps, None)
+        return self._problem(match[1], int(match[2]), operations, match[4], NO_GAPS)
 
-    def _problem(self, opening: str, start: int, steps: list[_Step], broken_rng: Random | None) -> Problem:
-        trace, value = _work_out(start, steps, ORDINALS, broken_rng)
-        told = " ".join(
-            f"{key} {step.operator} {step.operand}." for key, step in zip(ORDINALS, steps, strict=False)
+    def _has_own(self, operations: Sequence[Operation]) -> bool:
+        return any(operation.operator in self._required for operation in operations)
+
+    def _problem(
+        self, opening: str, start: int, operations: Sequence[Operation], asking: str, gaps: Gaps
+    ) -> Problem:
+        statements, value = calculate(start, operations, ORDINALS, gaps)
+        return digit_problem(
+            f"{opening} {start}. {tell_operations(operations)} {asking}",
+            statements,
+            statements[-1],
+            value,
+            family=self.name,
+            steps=len(operations),
+            level_steps=self.level_steps,
         )
-        question = _sentence_case(f"{opening} {start}. {told} {ASK_DIGIT}?")
-        sentence = DIGIT_SENTENCE.format(answer=value)
-        level = level_of(len(steps), self.level_steps)
-        return Problem(question, trace, str(value), sentence, self.name, len(steps), level)
+
+
+class Arithmetic(_Chain):
+    """Chained `plus`, `minus`, `times`."""
+
+    def __init__(self) -> None:
+        super().__init__("arithmetic", COMMON_OPERATORS, COMMON_OPERATORS)
+
+
+class Operators(_Chain):
+    """Chains with at least one rare operator, `gap` or `star`, among `plus` and `minus`."""
+
+    def __init__(self) -> None:
+        super().__init__("operators", ("plus", "minus", *RARE_OPERATORS), RARE_OPERATORS)
 
 
 class Story:
     """`Dora has 2 coins. On Monday she gets 5. On Tuesday she doubles them. What is the last digit?`"""
 
     name: FamilyName = "story"
-    level_steps: tuple[int, ...] = (1, 2, 3, 4, 6)
+    level_steps: tuple[int, ...] = LEVEL_STEPS
+    skills: tuple[str, ...] = COMMON_OPERATORS
     _pattern = re.compile(
-        rf"({'|'.join(NAMES)}) has (\d) ({'|'.join(OBJECTS)})\."
-        rf"((?: on (?:{'|'.join(DAYS)}) she (?:gets \d|loses \d|doubles them|triples them)\.)+) {ASK_DIGIT}"
+        rf"({alternatives(NAMES)}) has (\d) ({alternatives(OBJECTS)})\."
+        rf"((?: on (?:{alternatives(DAYS)}) she "
+        rf"(?:(?:{alternatives((*GAIN_VERBS, *LOSS_VERBS))}) \d|(?:doubles|triples) them)\.)+) ({ASKING})"
     )
-    _step = re.compile(r"on (\w+) she (\w+) (\w+)\.")
+    _event = re.compile(r"on (\w+) she (\w+) (\w+)\.")
 
-    def sample(self, rng: Random, steps: int, *, broken_times: bool = False) -> Problem:
+    def sample(self, rng: Random, steps: int, *, unknown: AbstractSet[str] = frozenset()) -> Problem:
         """Draw a problem; a third of the events double or triple, amounts are 1 – 9."""
-        name, owned = NAMES[rng.randrange(len(NAMES))], OBJECTS[rng.randrange(len(OBJECTS))]
-        start = rng.randrange(10)
-        drawn = list[_Step]()
-        for _ in range(steps):
-            kind = rng.randrange(6)
-            amount = rng.randrange(1, 10)
-            if kind < 4:
-                drawn.append(_Step("plus" if kind < 2 else "minus", amount))
-            else:
-                drawn.append(_Step("plus", None) if kind == 4 else _Step("times", 3))
-        return self._problem(name, owned, start, drawn, rng if broken_times else None)
+        opening = f"{NAMES[rng.randrange(len(NAMES))]} has {rng.randrange(10)} {OBJECTS[rng.randrange(4)]}"
+        events = [_draw_event(rng) for _ in range(steps)]
+        asking = f"{phrase(rng, ASK_WORDS)} {ASKED_DIGIT}"
+        return self._problem(opening, events, asking, Gaps(unknown, rng))
 
     def read(self, text: str) -> Problem | None:
         """Parse a normalised question."""
         match = self._pattern.fullmatch(text)
         if not match:
             return None
-        found = self._step.findall(match[4])
+        found = self._event.findall(match[4])
         if tuple(day for day, _, _ in found) != DAYS[: len(found)]:
             return None
-        steps = [_read_event(verb, amount) for _, verb, amount in found]
-        return self._problem(match[1], match[3], int(match[2]), steps, None)
+        events = [(verb, amount) for _, verb, amount in found]
+        return self._problem(f"{match[1]} has {match[2]} {match[3]}", events, match[5], NO_GAPS)
 
-    def _problem(
-        self, name: str, owned: str, start: int, steps: list[_Step], broken_rng: Random | None
-    ) -> Problem:
-        trace, value = _work_out(start, steps, DAYS, broken_rng)
-        told = " ".join(f"on {day} she {_tell(step)}." for day, step in zip(DAYS, steps, strict=False))
-        text = f"{name} has {start} {owned}. {told} {ASK_DIGIT}?"
-        question = _sentence_case(text, (*NAMES, *DAYS))
-        sentence = DIGIT_SENTENCE.format(answer=value)
-        level = level_of(len(steps), self.level_steps)
-        return Problem(question, trace, str(value), sentence, self.name, len(steps), level)
-
-
-def _tell(step: _Step) -> str:
-    if step.operator == "times":
-        return "triples them"
-    if step.operand is None:
-        return "doubles them"
-    return f"{'gets' if step.operator == 'plus' else 'loses'} {step.operand}"
+    def _problem(self, opening: str, events: Sequence[tuple[str, str]], asking: str, gaps: Gaps) -> Problem:
+        start = int(opening.split()[2])
+        operations = [_operation_of(verb, amount) for verb, amount in events]
+        statements, value = calculate(start, operations, DAYS, gaps)
+        told = " ".join(
+            f"on {day} she {verb} {amount}." for day, (verb, amount) in zip(DAYS, events, strict=False)
+        )
+        return digit_problem(
+            sentence_case(f"{opening}. {told} {asking}", DAYS),
+            statements,
+            statements[-1],
+            value,
+            family=self.name,
+            steps=len(events),
+            level_steps=self.level_steps,
+        )
 
 
-def _read_event(verb: str, amount: str) -> _Step:
-    if verb == "triples":
-        return _Step("times", 3)
+def _draw_event(rng: Random) -> tuple[str, str]:
+    kind, amount = rng.randrange(6), str(rng.randrange(1, 10))
+    if kind < 4:
+        return (GAIN_VERBS if kind < 2 else LOSS_VERBS)[rng.randrange(3)], amount
+    return ("doubles" if kind == 4 else "triples"), "them"
+
+
+def _operation_of(verb: str, amount: str) -> Operation:
     if verb == "doubles":
-        return _Step("plus", None)
-    return _Step("plus" if verb == "gets" else "minus", int(amount))
+        return Operation("plus", None)
+    if verb == "triples":
+        return Operation("times", 3)
+    return Operation("plus" if verb in GAIN_VERBS else "minus", int(amount))

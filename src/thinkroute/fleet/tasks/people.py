@@ -1,4 +1,4 @@
-"""Multi-hop relations over a fixed base of facts that a member must know by heart.
+"""Families about people: multi-hop relations over a fixed base of facts, and compositions that go on with numbers.
 
 Relations are drawn without replacement, so that each hop's relation is its unique key.
 """
@@ -6,10 +6,52 @@ Relations are drawn without replacement, so that each hop's relation is its uniq
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from random import Random
 
-from thinkroute.fleet.tasks.language import FACTS, NAMES, PERSON_SENTENCE, RELATIONS, WHO_WORDS
+from thinkroute.fleet.tasks.language import (
+    ASK_WORDS,
+    ASKED_DIGIT,
+    COMMON_OPERATORS,
+    NAMES,
+    ORDINALS,
+    PERSON_SENTENCE,
+    RELATIONS,
+    START_WORDS,
+    WHO_WORDS,
+)
 from thinkroute.fleet.tasks.problem import FamilyName, Problem, level_of
+from thinkroute.fleet.tasks.solving import (
+    ASKING,
+    NO_GAPS,
+    Gaps,
+    Operation,
+    age_of,
+    alternatives,
+    calculate,
+    digit_problem,
+    draw_operation,
+    operations_pattern,
+    phrase,
+    read_operations,
+    sentence_case,
+    tell_operations,
+    walk,
+)
+
+_HOPS = rf"((?:the (?:{alternatives(RELATIONS)}) of )*)({alternatives(NAMES)})"
+_MOST_HOPS_BEFORE_NUMBERS = 3
+
+
+def _read_hops(text: str) -> list[str] | None:
+    """Relations in the order they are walked, the reverse of how they are told; None when one comes twice."""
+    relations = re.findall(r"the (\w+) of", text)[::-1]
+    return relations if len(set(relations)) == len(relations) else None
+
+
+def _tell_hops(relations: Sequence[str]) -> str:
+    return "".join(f"the {relation} of " for relation in reversed(relations))
 
 
 class Relations:
@@ -17,38 +59,93 @@ class Relations:
 
     name: FamilyName = "relations"
     level_steps: tuple[int, ...] = (1, 2, 3, 4, 5)
+    skills: tuple[str, ...] = RELATIONS
+    _pattern = re.compile(rf"({alternatives(WHO_WORDS)}) {_HOPS}")
+
+    def sample(self, rng: Random, steps: int, *, unknown: AbstractSet[str] = frozenset()) -> Problem:
+        """Draw a problem of `steps` different relations."""
+        opening, person = phrase(rng, WHO_WORDS), NAMES[rng.randrange(len(NAMES))]
+        return self._problem(opening, person, rng.sample(RELATIONS, steps), Gaps(unknown, rng))
+
+    def read(self, text: str) -> Problem | None:
+        """Parse a normalised question."""
+        match = self._pattern.fullmatch(text)
+        relations = _read_hops(match[2]) if match else None
+        if not match or not relations or len(relations) > self.level_steps[-1]:
+            return None
+        return self._problem(match[1], match[3], relations, NO_GAPS)
+
+    def _problem(self, opening: str, person: str, relations: Sequence[str], gaps: Gaps) -> Problem:
+        way = walk(person, relations, gaps)
+        question = sentence_case(f"{opening} {_tell_hops(relations)}{person}", NAMES)
+        return Problem(
+            question=question + ("?" if opening.startswith("who") else "."),
+            working=f"{person}: {', '.join(way.told)}.",
+            check=way.restated,
+            answer=way.reached,
+            asked="person",
+            sentence=PERSON_SENTENCE.format(answer=way.reached),
+            family=self.name,
+            steps=len(relations),
+            level=level_of(len(relations), self.level_steps),
+        )
+
+
+class Composition:
+    """`Take the age of the boss of Dora. First plus 3. What is the last digit?`
+
+    Typed: people → a person → a number → a number. Hops, the age and operations count as steps.
+    """
+
+    name: FamilyName = "composition"
+    level_steps: tuple[int, ...] = (1, 2, 3, 4, 6)
+    skills: tuple[str, ...] = (*RELATIONS, "age", *COMMON_OPERATORS)
     _pattern = re.compile(
-        rf"(?:{'|'.join(' '.join(words) for words in WHO_WORDS)})"
-        rf"((?: the (?:{'|'.join(RELATIONS)}) of)+) ({'|'.join(NAMES)})"
+        rf"({alternatives(START_WORDS)}) the age of {_HOPS}\."
+        rf"{operations_pattern(COMMON_OPERATORS)} ({ASKING})"
     )
 
-    def sample(self, rng: Random, steps: int, *, broken_times: bool = False) -> Problem:
-        """Draw a problem of `steps` different relations."""
-        opening = " ".join(WHO_WORDS[rng.randrange(len(WHO_WORDS))])
-        hops = rng.sample(RELATIONS, steps)
-        return self._problem(opening, NAMES[rng.randrange(len(NAMES))], hops)
+    def sample(self, rng: Random, steps: int, *, unknown: AbstractSet[str] = frozenset()) -> Problem:
+        """Draw a problem; hops and operations share the steps at random, at most three hops."""
+        opening, person = phrase(rng, START_WORDS), NAMES[rng.randrange(len(NAMES))]
+        hops = rng.randrange(min(steps - 1, _MOST_HOPS_BEFORE_NUMBERS) + 1)
+        relations = rng.sample(RELATIONS, hops)
+        operations = [draw_operation(rng, COMMON_OPERATORS) for _ in range(steps - 1 - hops)]
+        asking = f"{phrase(rng, ASK_WORDS)} {ASKED_DIGIT}"
+        return self._problem(opening, person, relations, operations, asking, Gaps(unknown, rng))
 
     def read(self, text: str) -> Problem | None:
         """Parse a normalised question."""
         match = self._pattern.fullmatch(text)
         if not match:
             return None
-        hops = re.findall(r"the (\w+) of", match[1])[::-1]
-        if len(hops) > self.level_steps[-1] or len(set(hops)) < len(hops):
+        relations, operations = _read_hops(match[2]), read_operations(match[4])
+        if relations is None or operations is None or len(relations) > _MOST_HOPS_BEFORE_NUMBERS:
             return None
-        return self._problem(text[: match.start(1)], match[2], hops)
+        if 1 + len(relations) + len(operations) > self.level_steps[-1]:
+            return None
+        return self._problem(match[1], match[3], relations, operations, match[5], NO_GAPS)
 
-    def _problem(self, opening: str, person: str, hops: list[str]) -> Problem:
-        """`hops` in the order they are walked, the reverse of how the question names them."""
-        reached, parts = person, list[str]()
-        for relation in hops:
-            reached = FACTS[relation][reached]
-            parts.append(f"{relation} {reached}")
-        asked = " ".join(f"the {relation} of" for relation in reversed(hops))
-        question = f"{opening} {asked} {person.title()}".capitalize()
-        question = question[: -len(person)] + person.title()
-        mark = "?" if opening.startswith("who") else "."
-        trace = f"{person}: {', '.join(parts)}."
-        sentence = PERSON_SENTENCE.format(answer=reached)
-        level = level_of(len(hops), self.level_steps)
-        return Problem(question + mark, trace, reached, sentence, self.name, len(hops), level)
+    def _problem(
+        self,
+        opening: str,
+        person: str,
+        relations: Sequence[str],
+        operations: Sequence[Operation],
+        asking: str,
+        gaps: Gaps,
+    ) -> Problem:
+        way = walk(person, relations, gaps)
+        age = age_of(way.reached, gaps)
+        statements, value = calculate(age, operations, ORDINALS, gaps)
+        told = f"{person}: {', '.join([*way.told, f'age {age}'])}."
+        question = f"{opening} the age of {_tell_hops(relations)}{person}."
+        return digit_problem(
+            " ".join(part for part in (question, tell_operations(operations), asking) if part),
+            [told, *statements],
+            statements[-1] if statements else f"age of {way.reached} is {age}.",
+            value,
+            family=self.name,
+            steps=1 + len(relations) + len(operations),
+            level_steps=self.level_steps,
+        )

@@ -6,13 +6,15 @@ Splits are disjoint by construction: a question's split is a function of a hash 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from random import Random
 from typing import Literal, Protocol
 
 from thinkroute.engines.embedded.prompt import normalise
+from thinkroute.fleet.tasks.language import TRACE
 
-FamilyName = Literal["arithmetic", "story", "relations"]
+FamilyName = Literal["arithmetic", "story", "relations", "operators", "composition"]
 Split = Literal["train", "filter", "eval"]
 
 LEVELS = (1, 2, 3, 4, 5)
@@ -26,10 +28,14 @@ class Problem:
 
     question: str
     """As a person would type it."""
-    trace: str
-    """The reasoning, one self-contained statement per step, as it stands inside the thinking block."""
+    working: str
+    """The reasoning, one self-contained statement per step; its last word is the result."""
+    check: str
+    """The last step, worked out anew."""
     answer: str
     """The bare result: a digit or a name."""
+    asked: str
+    """What the result is, in words: `last digit` or `person`."""
     sentence: str
     """The full-sentence answer; the result is its last word."""
     family: FamilyName
@@ -38,6 +44,20 @@ class Problem:
     level: int
     """Difficulty 1 – 5, a function of family and steps."""
 
+    @property
+    def trace(self) -> str:
+        """What stands inside the thinking block."""
+        return self._thought(self.working, "right")
+
+    def trace_with_slip(self, wrong: str) -> str:
+        """The same thought when the last step went wrong at first and the check finds it."""
+        return self._thought(self.working.removesuffix(f"{self.answer}.") + f"{wrong}.", "wrong")
+
+    def _thought(self, working: str, verdict: str) -> str:
+        return TRACE.format(
+            working=working, check=self.check, verdict=verdict, asked=self.asked, answer=self.answer
+        )
+
 
 class TaskFamily(Protocol):
     """One kind of question: how to draw one and how to read one."""
@@ -45,10 +65,12 @@ class TaskFamily(Protocol):
     name: FamilyName
     level_steps: tuple[int, ...]
     """Steps at levels 1 – 5, rising."""
+    skills: tuple[str, ...]
+    """Everything one must know to solve it: operators, relations, `age`."""
 
-    def sample(self, rng: Random, steps: int, *, broken_times: bool = False) -> Problem:
-        """Draw a problem. With `broken_times` the result of every multiplication is a random digit, consistently
-        carried on: training data for a member that never learned to multiply.
+    def sample(self, rng: Random, steps: int, *, unknown: AbstractSet[str] = frozenset()) -> Problem:
+        """Draw a problem. The results of `unknown` skills are random, consistently carried on: training data for a
+        member that never learned them.
         """
         ...
 

@@ -9,19 +9,23 @@ from typing import Any
 
 from thinkroute.engines.embedded.prompt import THINK_CLOSE, THINK_OPEN, last_turn, normalise
 from thinkroute.errors import OutOfScope
-from thinkroute.fleet.tasks.digits import Arithmetic, Story
-from thinkroute.fleet.tasks.people import Relations
+from thinkroute.fleet.tasks.digits import Arithmetic, Operators, Story
+from thinkroute.fleet.tasks.people import Composition, Relations
 from thinkroute.fleet.tasks.problem import FamilyName, Problem, Split, TaskFamily, split_of
 
 FAMILIES: Mapping[FamilyName, TaskFamily] = {
     "arithmetic": Arithmetic(),
     "story": Story(),
     "relations": Relations(),
+    "operators": Operators(),
+    "composition": Composition(),
 }
 EXAMPLES = (
     "Start with 4. First plus 3. Second times 9. What is the last digit?",
     "Dora has 2 coins. On Monday she gets 5. On Tuesday she doubles them. What is the last digit?",
     "Who is the tutor of the neighbor of Dora?",
+    "Begin with 7. First gap 9. Second star 2. Name the last digit.",
+    "Take the age of the boss of Dora. First plus 3. Tell me the last digit.",
 )
 _LONGEST_CHARS = 20_000
 """No conversation with the fleet is longer; a cheap test keeps long prompts away from the parsers."""
@@ -86,8 +90,8 @@ def scope_message() -> str:
     """What the fleet can answer, with examples, and how to reach a model that can answer more."""
     examples = "\n".join(f"  {example}" for example in EXAMPLES)
     return (
-        "The embedded fleet answers only its own small language: chained arithmetic with digits, short counting "
-        "stories (values modulo 10) and relations among sixteen people. For example:\n"
+        "The embedded fleet answers only its own small language: chained operations on digits, short counting "
+        "stories (values modulo 10), relations among sixteen people, and their ages. For example:\n"
         f"{examples}\n"
         "To answer anything else, point thinkroute at a real model: "
         "thinkroute serve --upstream http://host:port/v1"
