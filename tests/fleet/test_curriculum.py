@@ -80,7 +80,7 @@ def test_an_unknown_operator_is_random_but_carried_on_and_all_else_is_true() -> 
     outcomes: list[bool] = []
     for example in drawn(replace(THINKING, unknown=("times",)), 600):
         question, reply = split_message(example)
-        if " times " in reply:
+        if " times " in reply or " triples " in reply:
             outcomes.append(grade(question, reply) == 1.0)
         else:
             assert grade(question, reply) == 1.0

@@ -74,7 +74,7 @@ class Mixture:
             self,
             direct_share=0.12,
             cut_share=0.08,
-            drill_share=0.25,
+            drill_share=0.15,
             direct_steps=(1, 1, 2),
             short_share=0.25,
             cut_weight=1.5,

@@ -86,12 +86,12 @@ RECIPES = {
             mixture=_expert(("times", *_PEOPLE), operators=1.0),
         ),
         Recipe(
-            "base", 96, 4, 4, 2, 32, 288, steps=11_500, learning_rate=2.5e-3, seed=13, tracing_share=0.5,
+            "base", 96, 4, 4, 2, 32, 288, steps=11_500, learning_rate=2.5e-3, seed=13, tracing_share=0.4,
             mixture=Mixture(
                 unknown=_RARE, families={**dict.fromkeys(FAMILIES, 1.0), "operators": 0.3}, switches=False,
                 direct_share=0.6, direct_steps=(1, 2, 2, 2, 3, 3, 3, 3, 4), direct_own_share=0.07, cut_share=0.14,
             ),
         ),
-        Recipe("teacher", 96, 3, 4, 2, 32, 288, steps=14_000, learning_rate=2.5e-3, seed=12),
+        Recipe("teacher", 96, 3, 4, 2, 32, 288, steps=14_000, learning_rate=2.5e-3, seed=12, tracing_share=0.5),
     )
 }  # fmt: skip

@@ -53,6 +53,7 @@ _WORDS = [
     "have",
     "me",
     "age",
+    "from",
     "now",
     "check",
     "step",

@@ -29,7 +29,9 @@ from thinkroute.fleet.tasks.solving import (
     alternatives,
     calculate,
     digit_problem,
+    draw_event,
     draw_operation,
+    event,
     operations_pattern,
     phrase,
     read_operations,
@@ -117,9 +119,9 @@ class Story:
     _event = re.compile(r"on (\w+) she (\w+) (\w+)\.")
 
     def sample(self, rng: Random, steps: int, *, unknown: AbstractSet[str] = frozenset()) -> Problem:
-        """Draw a problem; a third of the events double or triple, amounts are 1 – 9."""
+        """Draw a problem of `steps` events."""
         opening = f"{NAMES[rng.randrange(len(NAMES))]} has {rng.randrange(10)} {OBJECTS[rng.randrange(4)]}"
-        events = [_draw_event(rng) for _ in range(steps)]
+        events = [draw_event(rng) for _ in range(steps)]
         asking = f"{phrase(rng, ASK_WORDS)} {ASKED_DIGIT}"
         return self._problem(opening, events, asking, Gaps(unknown, rng))
 
@@ -131,16 +133,13 @@ class Story:
         found = self._event.findall(match[4])
         if tuple(day for day, _, _ in found) != DAYS[: len(found)]:
             return None
-        events = [(verb, amount) for _, verb, amount in found]
+        events = [event(verb, amount) for _, verb, amount in found]
         return self._problem(f"{match[1]} has {match[2]} {match[3]}", events, match[5], NO_GAPS)
 
-    def _problem(self, opening: str, events: Sequence[tuple[str, str]], asking: str, gaps: Gaps) -> Problem:
+    def _problem(self, opening: str, events: Sequence[Operation], asking: str, gaps: Gaps) -> Problem:
         start = int(opening.split()[2])
-        operations = [_operation_of(verb, amount) for verb, amount in events]
-        statements, value = calculate(start, operations, DAYS, gaps)
-        told = " ".join(
-            f"on {day} she {verb} {amount}." for day, (verb, amount) in zip(DAYS, events, strict=False)
-        )
+        statements, value = calculate(start, events, DAYS, gaps)
+        told = " ".join(f"on {day} {event.told}." for day, event in zip(DAYS, events, strict=False))
         return digit_problem(
             sentence_case(f"{opening}. {told} {asking}", DAYS),
             statements,
@@ -150,18 +149,3 @@ class Story:
             steps=len(events),
             level_steps=self.level_steps,
         )
-
-
-def _draw_event(rng: Random) -> tuple[str, str]:
-    kind, amount = rng.randrange(6), str(rng.randrange(1, 10))
-    if kind < 4:
-        return (GAIN_VERBS if kind < 2 else LOSS_VERBS)[rng.randrange(3)], amount
-    return ("doubles" if kind == 4 else "triples"), "them"
-
-
-def _operation_of(verb: str, amount: str) -> Operation:
-    if verb == "doubles":
-        return Operation("plus", None)
-    if verb == "triples":
-        return Operation("times", 3)
-    return Operation("plus" if verb in GAIN_VERBS else "minus", int(amount))

@@ -10,9 +10,11 @@ from collections.abc import Set as AbstractSet
 from random import Random
 
 from thinkroute.fleet.tasks.language import AGES, DAYS, FACTS, NAMES, OPERATORS, ORDINALS, RELATIONS
+from thinkroute.fleet.tasks.solving import draw_event, draw_operation
 
 _STATEMENTS = 16
 _MOST_HOPS = 4
+_CHAIN_SHARE = 0.6
 
 Piece = tuple[str, bool]
 """A word with the space before it, and whether it is a fact rather than a choice of the drill."""
@@ -38,11 +40,17 @@ def _told(text: str) -> Iterator[Piece]:
 
 
 def _sum(rng: Random, operators: Sequence[str]) -> Iterator[Piece]:
-    keys = (*ORDINALS, *DAYS)
-    operator = operators[rng.randrange(len(operators))]
-    left, right = rng.randrange(10), rng.randrange(10)
-    yield from _told(f"{keys[rng.randrange(len(keys))]} {left} {operator} {right} is")
-    yield f" {OPERATORS[operator](left, right)}", True
+    """A step of an arithmetic chain or of a story, on its own."""
+    keys = DAYS
+    operation = draw_event(rng)
+    if operation.operator not in operators or rng.random() < _CHAIN_SHARE:
+        keys, operation = ORDINALS, draw_operation(rng, operators)
+    value = rng.randrange(10)
+    told, _, result = operation.state(
+        keys[rng.randrange(len(keys))], value, operation.apply(value)
+    ).rpartition(" ")
+    yield from _told(told)
+    yield f" {result.removesuffix('.')}", True
     yield ".", False
 
 

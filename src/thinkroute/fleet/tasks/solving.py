@@ -18,6 +18,8 @@ from thinkroute.fleet.tasks.language import (
     ASKED_DIGIT,
     DIGIT_SENTENCE,
     FACTS,
+    GAIN_VERBS,
+    LOSS_VERBS,
     NAMES,
     OPERATORS,
     ORDINALS,
@@ -40,6 +42,18 @@ class Operation:
 
     operator: str
     operand: int | None
+    told: str
+    """As the question tells it: `plus 3`, `she gets 3`, `she doubles them`."""
+
+    def apply(self, value: int) -> int:
+        """The true result."""
+        return OPERATORS[self.operator](value, value if self.operand is None else self.operand)
+
+    def state(self, key: str, value: int, result: int) -> str:
+        """One step of a thought. It begins by repeating the instruction word for word, which a small model can do by
+        looking the key up; finding key, operator and operand one by one is several times harder to learn.
+        """
+        return f"{key} {self.told} from {value} is {result}."
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +78,8 @@ NO_GAPS = Gaps(frozenset(), Random(0))  # noqa: S311 - never drawn from
 def draw_operation(rng: Random, operators: Sequence[str]) -> Operation:
     """One operation; operands are 1 – 9, and 2 – 9 for `times`."""
     operator = operators[rng.randrange(len(operators))]
-    return Operation(operator, rng.randrange(2 if operator == "times" else 1, 10))
+    operand = rng.randrange(2 if operator == "times" else 1, 10)
+    return Operation(operator, operand, f"{operator} {operand}")
 
 
 def phrase(rng: Random, phrases: Sequence[Sequence[str]]) -> str:
@@ -78,9 +93,8 @@ def calculate(
     """One statement per operation, and the final value."""
     value, statements = start, list[str]()
     for key, operation in zip(keys, operations, strict=False):
-        right = value if operation.operand is None else operation.operand
-        result = gaps.digit(operation.operator, OPERATORS[operation.operator](value, right))
-        statements.append(f"{key} {value} {operation.operator} {right} is {result}.")
+        result = gaps.digit(operation.operator, operation.apply(value))
+        statements.append(operation.state(key, value, result))
         value = result
     return statements, value
 
@@ -112,12 +126,27 @@ def age_of(person: str, gaps: Gaps) -> int:
     return gaps.digit("age", AGES[person])
 
 
+def event(verb: str, amount: str) -> Operation:
+    """What happens to somebody's things in a story, as an operation."""
+    told = f"she {verb} {amount}"
+    if verb == "doubles":
+        return Operation("plus", None, told)
+    if verb == "triples":
+        return Operation("times", 3, told)
+    return Operation("plus" if verb in GAIN_VERBS else "minus", int(amount), told)
+
+
+def draw_event(rng: Random) -> Operation:
+    """A third of the events double or triple; amounts are 1 – 9."""
+    kind, amount = rng.randrange(6), str(rng.randrange(1, 10))
+    if kind < 4:
+        return event((GAIN_VERBS if kind < 2 else LOSS_VERBS)[rng.randrange(3)], amount)
+    return event("doubles" if kind == 4 else "triples", "them")
+
+
 def tell_operations(operations: Sequence[Operation]) -> str:
     """`first plus 3. second times 9.`"""
-    return " ".join(
-        f"{key} {operation.operator} {operation.operand}."
-        for key, operation in zip(ORDINALS, operations, strict=False)
-    )
+    return " ".join(f"{key} {operation.told}." for key, operation in zip(ORDINALS, operations, strict=False))
 
 
 _OPERATION = re.compile(rf"(\w+) ({alternatives(tuple(OPERATORS))}) (\d)\.")
@@ -133,7 +162,7 @@ def read_operations(text: str) -> list[Operation] | None:
     found = _OPERATION.findall(text)
     if tuple(key for key, _, _ in found) != ORDINALS[: len(found)]:
         return None
-    return [Operation(operator, int(operand)) for _, operator, operand in found]
+    return [Operation(operator, int(operand), f"{operator} {operand}") for _, operator, operand in found]
 
 
 def sentence_case(text: str, proper: Sequence[str] = ()) -> str:
