@@ -48,9 +48,9 @@ class Mixture:
     """Skills (operators, relations, `age`) whose results come out random: the member never learns them."""
     switches: bool = True
     """Whether prompts carry soft switches that the member must obey; without, it always thinks by itself."""
-    direct_share: float = 0.36
-    cut_share: float = 0.26
-    direct_steps: tuple[int, ...] = (1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 4, 6)
+    direct_share: float = 0.42
+    cut_share: float = 0.34
+    direct_steps: tuple[int, ...] = (1, 1, 1, 1, 2, 2, 2, 3, 3, 4)
     """Step counts of direct examples, drawn uniformly: deep ones cannot be learned and only add noise."""
     direct_weight: float = 4.0
     """Loss weight of the result token in direct examples, which would drown among trace tokens."""
@@ -58,13 +58,13 @@ class Mixture:
     """Share of direct examples without a switch whose mode token is the model's own choice: how likely it answers
     at once when nobody asks it to."""
     cut_weight: float = 3.0
-    cut_steps: tuple[int, ...] | None = (1, 2, 2, 2, 3, 3, 4, 5, 6)
+    cut_steps: tuple[int, ...] | None = (1, 1, 2, 2, 2, 3, 3, 4, 5, 6)
     """Step counts of cut examples, drawn uniformly; None draws them like those of thinking ones."""
     short_share: float = 0.4
     """Share of thinking examples with at most 3 steps; the rest is uniform."""
     slip_share: float = 0.08
     """Share of thinking examples whose last step slips and is put right by the check."""
-    drill_share: float = 0.05
+    drill_share: float = 0.03
 
     def tracing(self) -> Mixture:
         """The mixture to begin with: almost only traces. Finding the right step in the question must be learned first,

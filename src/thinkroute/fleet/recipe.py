@@ -34,7 +34,7 @@ class Recipe:
     """Learning rate at the end, as a share of its peak."""
     weight_decay: float = 0.05
     mixture: Mixture = field(default_factory=Mixture)
-    tracing_share: float = 0.6
+    tracing_share: float = 0.45
     """Share of the steps at the beginning that use `mixture.tracing()`."""
 
     def mixture_at(self, step: int) -> Mixture:
@@ -74,7 +74,7 @@ RECIPES = {
             mixture=_expert(tuple(OPERATORS), relations=1.0, composition=0.3),
         ),
         Recipe(
-            "student", 64, 3, 4, 2, 32, 192, steps=14_000, learning_rate=3.5e-3, seed=11, tracing_share=0.5,
+            "student", 64, 3, 4, 2, 32, 192, steps=15_000, learning_rate=3.5e-3, seed=11, tracing_share=0.4,
             mixture=Mixture(unknown=("times", *_RARE)),
         ),
         Recipe(
@@ -86,12 +86,13 @@ RECIPES = {
             mixture=_expert(("times", *_PEOPLE), operators=1.0),
         ),
         Recipe(
-            "base", 96, 4, 4, 2, 32, 288, steps=11_500, learning_rate=2.5e-3, seed=13, tracing_share=0.4,
+            "base", 64, 4, 4, 2, 32, 192, steps=20_000, learning_rate=4e-3, seed=13, tracing_share=0.35,
             mixture=Mixture(
-                unknown=_RARE, families={**dict.fromkeys(FAMILIES, 1.0), "operators": 0.3}, switches=False,
-                direct_share=0.6, direct_steps=(1, 2, 2, 2, 3, 3, 3, 3, 4), direct_own_share=0.07, cut_share=0.14,
+                unknown=_RARE, families={**dict.fromkeys(FAMILIES, 1.0), "operators": 0.2}, switches=False,
+                direct_share=0.6, direct_steps=(1, 2, 2, 2, 2, 3, 3, 3, 4), direct_own_share=0.07,
+                cut_share=0.1, cut_steps=(1, 2, 2, 2, 3, 3, 4, 5, 6), drill_share=0.05,
             ),
         ),
-        Recipe("teacher", 96, 3, 4, 2, 32, 288, steps=14_000, learning_rate=2.5e-3, seed=12, tracing_share=0.5),
+        Recipe("teacher", 96, 3, 4, 2, 32, 288, steps=17_000, learning_rate=2.5e-3, seed=12, tracing_share=0.36),
     )
 }  # fmt: skip
