@@ -230,6 +230,21 @@ def test_old_thoughts_are_left_out_and_each_family_has_its_own_template() -> Non
     )
 
 
+def test_a_raw_prompt_for_a_fleet_member_is_what_its_chat_template_renders() -> None:
+    messages = [
+        {"role": "system", "content": "be brief /think"},
+        {"role": "user", "content": "Begin with 9."},
+        {"role": "assistant", "content": "9"},
+        {"role": "user", "content": "Take 4.  First plus 3. What is the last digit ?"},
+    ]
+    model = model_of("thinkroute-fleet", continuation="completions")
+    prompt = render_request(call(messages=messages, prefix=CLOSED), model).body["prompt"]
+    assert prompt == (
+        "<|im_start|>user\ntake 4. first plus 3. what is the last digit /think<|im_end|>\n"
+        "<|im_start|>assistant\n<think>\nhm, two and two\nenough.\n</think>\n\n"
+    )
+
+
 def test_without_a_prefix_the_server_applies_its_own_template() -> None:
     assert render_request(call(), model_of(continuation="completions")).path == "/chat/completions"
 
