@@ -47,7 +47,7 @@ CHAT_TEMPLATE = """\
                 {%- set text.value = text.value + '\\n' + part.text %}
             {%- endfor %}
         {%- endif %}
-        {%- for word in text.value.split() %}
+        {%- for word in text.value.replace('\\n', ' ').replace('\\t', ' ').split() if word %}
             {%- if word | lower in ['/think', '/no_think'] %}
                 {%- set ns.switch = word | lower %}
             {%- else %}
@@ -78,4 +78,7 @@ CHAT_TEMPLATE = """\
     {{- '<|im_end|>\\n' }}
 {%- endif %}
 """
-"""The same format for Transformers and for real engines; shipped with every member."""
+"""The same format for Transformers and for real engines; shipped with every member.
+
+It spells out what Python's `split` does by itself, because llama.cpp's splits at single spaces only.
+"""
