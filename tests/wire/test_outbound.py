@@ -579,3 +579,30 @@ def test_a_stream_and_a_body_of_the_same_tagged_text_agree(
     at_once, body_segment = read_whole(whole({"content": text}))
     assert said(streamed) == said(at_once)
     assert stream_segment.text == body_segment.text == text
+
+
+@given(
+    st.lists(st.sampled_from(["hm ", "two\n", "\n", "word"]), min_size=1, max_size=8),
+    st.lists(st.sampled_from(["Four", ".", "\n\n", " "]), min_size=1, max_size=5),
+    st.booleans(),
+)
+def test_a_server_that_cuts_at_the_tags_alone_gives_the_same_channels_as_the_tagged_text(
+    thoughts: list[str], answers: list[str], stream: bool
+) -> None:
+    """VLLM's parsers leave the line feeds of the layout in their fields: `\\nhm\\n` and `\\n\\nFour.`"""
+    parts = ["\n", *thoughts, "\n"]
+    contents = ["\n\n", *answers]
+    tagged, expected = read_whole(whole({"content": f"<think>{''.join(parts)}</think>{''.join(contents)}"}))
+    if stream:
+        deltas = [delta(reasoning=part) for part in parts] + [delta(content=part) for part in contents]
+        chunks, segment = read(*deltas, delta("stop"))
+    else:
+        chunks, segment = read_whole(whole({"reasoning": "".join(parts), "content": "".join(contents)}))
+    assert said(chunks) == said(tagged)
+    assert segment.text == expected.text
+
+
+def test_line_feeds_before_a_cut_are_the_thoughts_own() -> None:
+    chunks, segment = read(delta(reasoning="\nhm"), delta(reasoning="\n"), delta("length"))
+    assert said(chunks)["reasoning"] == "hm\n"
+    assert segment.text == "<think>\nhm\n"
