@@ -314,6 +314,26 @@ async def test_exactly_one_record_a_request_with_propensities_that_sum_to_one(
         assert len({record.arm_id for record in records}) > 1
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_logprobs_of_a_two_call_budget_cover_both_calls_in_one_shape(
+    gateway: GatewayFactory, stream: bool
+) -> None:
+    """The second call goes to raw completions, whose log-probabilities are parallel lists."""
+    async with FakeUpstream(REPLY) as upstream, gateway(settings(upstream, continuation="completions")) as g:
+        response = await g.chat(model="qwen3@budget=3", logprobs=True, stream=stream)
+        if stream:
+            choices = [event["choices"][0] for event in (await sse(response))[:-1] if event["choices"]]
+        else:
+            choices = (await response.json())["choices"]
+        assert [request.path for request in upstream.requests] == ["/v1/chat/completions", "/v1/completions"]
+    entries = [e for choice in choices if choice.get("logprobs") for e in choice["logprobs"]["content"]]
+    said = "".join(entry["token"] for entry in entries)
+    assert "one two" in said
+    assert said.endswith(REPLY.answer)
+    assert all(entry["top_logprobs"] == [] for entry in entries), "no alternatives were asked for"
+    assert all(bytes(entry["bytes"]).decode() == entry["token"] for entry in entries)
+
+
 async def test_logprobs_pass_through(gateway: GatewayFactory) -> None:
     async with FakeUpstream(REPLY) as upstream, gateway(settings(upstream, name="plain")) as g:
         await g.chat(model="plain", logprobs=True, top_logprobs=2)

@@ -230,6 +230,21 @@ def test_old_thoughts_are_left_out_and_each_family_has_its_own_template() -> Non
     )
 
 
+def test_a_raw_prompt_for_a_fleet_member_is_what_its_chat_template_renders() -> None:
+    messages = [
+        {"role": "system", "content": "be brief /think"},
+        {"role": "user", "content": "Begin with 9."},
+        {"role": "assistant", "content": "9"},
+        {"role": "user", "content": "Take 4.  First plus 3. What is the last digit ?"},
+    ]
+    model = model_of("thinkroute-fleet", continuation="completions")
+    prompt = render_request(call(messages=messages, prefix=CLOSED), model).body["prompt"]
+    assert prompt == (
+        "<|im_start|>user\ntake 4. first plus 3. what is the last digit /think<|im_end|>\n"
+        "<|im_start|>assistant\n<think>\nhm, two and two\nenough.\n</think>\n\n"
+    )
+
+
 def test_without_a_prefix_the_server_applies_its_own_template() -> None:
     assert render_request(call(), model_of(continuation="completions")).path == "/chat/completions"
 
@@ -564,3 +579,30 @@ def test_a_stream_and_a_body_of_the_same_tagged_text_agree(
     at_once, body_segment = read_whole(whole({"content": text}))
     assert said(streamed) == said(at_once)
     assert stream_segment.text == body_segment.text == text
+
+
+@given(
+    st.lists(st.sampled_from(["hm ", "two\n", "\n", "word"]), min_size=1, max_size=8),
+    st.lists(st.sampled_from(["Four", ".", "\n\n", " "]), min_size=1, max_size=5),
+    st.booleans(),
+)
+def test_a_server_that_cuts_at_the_tags_alone_gives_the_same_channels_as_the_tagged_text(
+    thoughts: list[str], answers: list[str], stream: bool
+) -> None:
+    """VLLM's parsers leave the line feeds of the layout in their fields: `\\nhm\\n` and `\\n\\nFour.`"""
+    parts = ["\n", *thoughts, "\n"]
+    contents = ["\n\n", *answers]
+    tagged, expected = read_whole(whole({"content": f"<think>{''.join(parts)}</think>{''.join(contents)}"}))
+    if stream:
+        deltas = [delta(reasoning=part) for part in parts] + [delta(content=part) for part in contents]
+        chunks, segment = read(*deltas, delta("stop"))
+    else:
+        chunks, segment = read_whole(whole({"reasoning": "".join(parts), "content": "".join(contents)}))
+    assert said(chunks) == said(tagged)
+    assert segment.text == expected.text
+
+
+def test_line_feeds_before_a_cut_are_the_thoughts_own() -> None:
+    chunks, segment = read(delta(reasoning="\nhm"), delta(reasoning="\n"), delta("length"))
+    assert said(chunks)["reasoning"] == "hm\n"
+    assert segment.text == "<think>\nhm\n"

@@ -151,6 +151,29 @@ def bench(
         )
 
 
+@app.command("export")
+def export(
+    gguf: Annotated[Path, typer.Option("--gguf", help="The file to write, for llama.cpp's server.")],
+    member: Annotated[str, typer.Option("--member", "-m", help="Which member.")],
+    directory: Annotated[
+        Path | None,
+        typer.Option("--dir", help="Folder with one folder per member; default: the shipped ones."),
+    ] = None,
+) -> None:
+    """Write a member as one GGUF file; needs the [gguf] extra."""
+    from thinkroute.cli.console import out as stdout
+    from thinkroute.fleet import shipped
+    from thinkroute.fleet.gguf import export_gguf
+
+    root = directory or _package_weights()
+    present = (
+        sorted(path.parent.name for path in root.glob("*/config.json")) if directory else shipped.names()
+    )
+    _known([member], tuple(present))
+    export_gguf(root / member, gguf, name=f"thinkroute-fleet-{member}")
+    stdout().print(f"{member}: written to {gguf}", highlight=False)
+
+
 def _known(chosen: Sequence[str] | None, known: tuple[str, ...]) -> tuple[str, ...]:
     for name in chosen or ():
         if name not in known:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Literal
 
 import orjson
@@ -117,11 +118,8 @@ class Completion:
 
     def _chunk(self, delta: Mapping[str, Any], finish: str | None = None) -> bytes:
         text = delta.get("content", "")
-        choice: dict[str, Any] = {
-            "index": 0,
-            "finish_reason": finish,
-            "logprobs": self._logprobs([text] if text else []),
-        }
+        said = [delta[name] for name in ("reasoning", "reasoning_content", "content") if delta.get(name)]
+        choice: dict[str, Any] = {"index": 0, "finish_reason": finish, "logprobs": self._logprobs(said)}
         choice |= {"delta": delta} if self._chat else {"text": text}
         return render_json(orjson.dumps({**self._head("chunk"), "choices": [choice]}))
 
@@ -138,6 +136,14 @@ class Completion:
     def _logprobs(self, said: Sequence[str]) -> dict[str, Any] | None:
         if not self._request.get("logprobs") or not said:
             return None
+        if not self._chat:
+            likeliest = [{token: -0.25} for token in said]
+            return {
+                "tokens": list(said),
+                "token_logprobs": [-0.25] * len(said),
+                "top_logprobs": likeliest,
+                "text_offset": list(accumulate((len(token) for token in said[:-1]), initial=0)),
+            }
         entries = [
             {"token": t, "logprob": -0.25, "bytes": list(t.encode()), "top_logprobs": []} for t in said
         ]

@@ -1,7 +1,8 @@
 """Conversations as raw text for `/v1/completions`, for families whose template is known here.
 
-Owns: two templates. Does not own tool calls and images: what a template here cannot write is refused, never dropped.
-Begin-of-sequence tokens are left out, because completion servers add them.
+Owns: two templates, and the choice among them and the fleet's own (`fleet_prompt`). Does not own tool calls and
+images: what a template here cannot write is refused, never dropped. Begin-of-sequence tokens are left out, because
+completion servers add them.
 """
 
 from __future__ import annotations
@@ -12,10 +13,9 @@ from typing import Any, cast
 from thinkroute.catalog import Model
 from thinkroute.errors import UnsupportedRequest
 from thinkroute.programs.protocol import Segment
+from thinkroute.wire.fleet_prompt import last_turn, render
 
-_CHATML_FAMILIES = frozenset(
-    {"qwen3", "qwen3-instruct-2507", "qwen3-thinking-2507", "qwen3.8", "thinkroute-fleet"}
-)
+_CHATML_FAMILIES = frozenset({"qwen3", "qwen3-instruct-2507", "qwen3-thinking-2507", "qwen3.8"})
 _DEEPSEEK_USER = "<\uff5cUser\uff5c>"
 _DEEPSEEK_ASSISTANT = "<\uff5cAssistant\uff5c>"
 _DEEPSEEK_END = "<\uff5cend\u2581of\u2581sentence\uff5c>"
@@ -28,6 +28,8 @@ def raw_prompt(messages: Sequence[Mapping[str, Any]], prefix: str, model: Model)
         UnsupportedRequest: no template for the family, or a message is more than text.
     """
     turns = [_turn(message, model) for message in messages]
+    if model.family.name == "thinkroute-fleet":
+        return render(last_turn(messages)) + prefix
     if model.family.name in _CHATML_FAMILIES:
         history = "".join(f"<|im_start|>{role}\n{text}<|im_end|>\n" for role, text in turns)
         return f"{history}<|im_start|>assistant\n{prefix}"

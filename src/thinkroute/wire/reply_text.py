@@ -12,7 +12,14 @@ from thinkroute.catalog import Family
 from thinkroute.programs.protocol import Call, ThinkingFormat
 from thinkroute.types import Channel
 from thinkroute.wire.raw_prompt import prefix_text
-from thinkroute.wire.thinking import EchoFilter, Piece, ThinkingSplitter, closing, raw_message
+from thinkroute.wire.thinking import (
+    BlockLayout,
+    EchoFilter,
+    Piece,
+    ThinkingSplitter,
+    closing,
+    raw_message,
+)
 
 
 class ReplyText:
@@ -29,6 +36,7 @@ class ReplyText:
         self._may_think = always or (call.effort.thinks and family.levels != ("default",))
         self._opened = not self._answer_only if self._prefixed else always
         self._splitter = ThinkingSplitter(thinking, "reasoning" if self._opened else "answer")
+        self._layout = BlockLayout(thought_begun=self._prefixed)
         self._raw_prefix = prefix_text(call.prefix)
         before, _, after = self._raw_prefix.partition(thinking.close_tag)
         self._thought_echo = EchoFilter(before.strip().removeprefix(thinking.open_tag))
@@ -74,7 +82,7 @@ class ReplyText:
             self._contents.append(text)
             return self._count([("answer", text)])
         self._thoughts.append(text)
-        return self._count([("reasoning", text)])
+        return self._count([("reasoning", self._layout.thought(text))])
 
     def content(self, text: str) -> list[Piece]:
         """Text from the field for the answer."""
@@ -94,6 +102,8 @@ class ReplyText:
             pieces += self.reasoning(held)
         if self._content_echo is not None and (held := self._content_echo.close()):
             pieces += self._take(held)
+        if self.cut and not self._contents:
+            pieces += self._count([("reasoning", self._layout.cut())])
         return pieces + self._count(self._splitter.close())
 
     def raw(self) -> str:
@@ -116,9 +126,9 @@ class ReplyText:
             self._look_ahead(text)
         self._contents.append(text)
         # A server that has split the thinking off leaves no tags behind: what looks like one is the model's own.
-        if self._answer_only or self._thoughts:
-            return self._count([("answer", text)])
-        return self._count(self._splitter.feed(text))
+        if self._thoughts:
+            return self._count([("answer", self._layout.answer(text))])
+        return self._count([("answer", text)] if self._answer_only else self._splitter.feed(text))
 
     def _look_ahead(self, text: str) -> None:
         """With the whole text known, a block whose open tag is in the template shows by its close tag alone."""
@@ -134,4 +144,4 @@ class ReplyText:
     def _count(self, pieces: list[Piece]) -> list[Piece]:
         for channel, text in pieces:
             self._chars[channel] += len(text)
-        return pieces
+        return [piece for piece in pieces if piece[1]]

@@ -90,6 +90,41 @@ class ThinkingSplitter:
             pieces.append((self._channel, text))
 
 
+class BlockLayout:
+    """Drops the line feeds that only lay out a block, from channels that a server has split already.
+
+    The same ones as `ThinkingSplitter`: around the thought and before the answer. Servers leave them in.
+    """
+
+    def __init__(self, *, thought_begun: bool) -> None:
+        """`thought_begun` when the thought goes on from a prefix: its first line feeds are the model's own."""
+        self._thought_begun = thought_begun
+        self._answer_begun = False
+        self._held = ""
+
+    def thought(self, text: str) -> str:
+        """The part to show; line feeds at the end wait until more of the thought follows."""
+        text = self._held + text
+        if not self._thought_begun:
+            text = text.lstrip("\n")
+        shown = text.rstrip("\n")
+        self._held = text[len(shown) :]
+        self._thought_begun = self._thought_begun or bool(shown)
+        return shown
+
+    def answer(self, text: str) -> str:
+        """The part to show."""
+        if not self._answer_begun:
+            text = text.lstrip("\n")
+            self._answer_begun = bool(text)
+        return text
+
+    def cut(self) -> str:
+        """The line feeds held back, when the thought was cut off after them: whatever follows needs them."""
+        held, self._held = self._held, ""
+        return held
+
+
 def raw_message(reasoning: str, answer: str | None, thinking: ThinkingFormat) -> str:
     """The message as the model would have written it, from channels that a server split.
 

@@ -48,10 +48,12 @@ def test_a_finished_assistant_turn_is_rendered_with_its_reasoning() -> None:
     assert text.endswith("<|im_start|>assistant\n<think>\nso 4.\n</think>\n\nit is 4.<|im_end|>\n")
 
 
-def test_a_started_assistant_turn_can_be_continued() -> None:
+@pytest.mark.parametrize("content", ["<think>\nfirst", [{"type": "text", "text": "<think>\nfirst"}]])
+def test_a_started_assistant_turn_can_be_continued(content: object) -> None:
+    """Servers that see a template iterate over content hand every message over in parts, strings included."""
     conversation = [
         {"role": "user", "content": "Take 4."},
-        {"role": "assistant", "content": "<think>\nfirst"},
+        {"role": "assistant", "content": content},
     ]
     text = tokenizer().apply_chat_template(conversation, tokenize=False, continue_final_message=True)
     assert text.endswith("<|im_start|>assistant\n<think>\nfirst")

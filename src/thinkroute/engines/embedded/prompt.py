@@ -1,80 +1,39 @@
-"""The fleet's prompt format: reading a conversation and rendering it as the model's prompt.
+"""The fleet's prompt format as the engine uses it, and the Jinja chat template that every member ships with.
 
-Owns the Python twin of the members' Jinja chat template (the engine runs without Jinja); a test holds the two
-equal. The format is Qwen3's, with one simplification: members read only the last user message, so earlier turns
-and system messages are left out of the prompt, except for their soft switches.
+Reading and rendering are `wire.fleet_prompt`'s, because raw completions need them too; a test holds the template and
+the rendering equal.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, cast
+from thinkroute.wire.fleet_prompt import (
+    EMPTY_THINKING,
+    SWITCHES,
+    THINK_CLOSE,
+    THINK_OPEN,
+    TURN_END,
+    TURN_START,
+    Turn,
+    last_turn,
+    normalise,
+    render,
+    text_of,
+)
 
-THINK_OPEN = "<think>"
-THINK_CLOSE = "</think>"
-TURN_START = "<|im_start|>"
-TURN_END = "<|im_end|>"
-EMPTY_THINKING = f"{THINK_OPEN}\n\n{THINK_CLOSE}\n\n"
-SWITCHES = ("/think", "/no_think")
-
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """What a member sees of a conversation."""
-
-    question: str
-    """The last user message, normalised and without switches."""
-    switch: str = ""
-    """The last soft switch of the conversation, or an empty string."""
-
-
-def text_of(content: object) -> str:
-    """Plain text of a message's content: a string, or a list of parts of which the text ones count."""
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, Sequence):
-        return ""
-    texts: list[str] = []
-    for part in cast("Sequence[object]", content):
-        if isinstance(part, Mapping):
-            text = cast("Mapping[str, object]", part).get("text")
-            if isinstance(text, str):
-                texts.append(text)
-    return "\n".join(texts)
-
-
-def normalise(text: str) -> str:
-    """Lower case, single spaces, no space before and no run of punctuation at the end."""
-    joined = " ".join(text.lower().split())
-    return joined.replace(" .", ".").replace(" ?", "?").rstrip(" .?!")
-
-
-def _read(messages: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, list[str]]]:
-    for message in messages:
-        role = message.get("role")
-        if role in ("user", "system", "developer"):
-            yield role, text_of(message.get("content")).split()
-
-
-def last_turn(messages: Sequence[Mapping[str, Any]]) -> Turn:
-    """The last user message and the last soft switch; both empty when there is none."""
-    question, switch = "", ""
-    for role, words in _read(messages):
-        for word in words:
-            if word.lower() in SWITCHES:
-                switch = word.lower()
-        if role == "user":
-            question = " ".join(word for word in words if word.lower() not in SWITCHES)
-    return Turn(normalise(question), switch)
-
-
-def render(turn: Turn, *, thinking: bool = True) -> str:
-    """The prompt up to where the model begins; `thinking=False` prefills an empty thinking block."""
-    switch = f" {turn.switch}" if turn.switch else ""
-    head = f"{TURN_START}user\n{turn.question}{switch}{TURN_END}\n{TURN_START}assistant\n"
-    return head if thinking else head + EMPTY_THINKING
-
+__all__ = [
+    "CHAT_TEMPLATE",
+    "EMPTY_THINKING",
+    "SWITCHES",
+    "THINK_CLOSE",
+    "THINK_OPEN",
+    "TURN_END",
+    "TURN_START",
+    "Turn",
+    "last_turn",
+    "normalise",
+    "render",
+    "text_of",
+]
 
 CHAT_TEMPLATE = """\
 {%- set ns = namespace(question='', switch='') %}
@@ -88,7 +47,7 @@ CHAT_TEMPLATE = """\
                 {%- set text.value = text.value + '\\n' + part.text %}
             {%- endfor %}
         {%- endif %}
-        {%- for word in text.value.split() %}
+        {%- for word in text.value.replace('\\n', ' ').replace('\\t', ' ').split() if word %}
             {%- if word | lower in ['/think', '/no_think'] %}
                 {%- set ns.switch = word | lower %}
             {%- else %}
@@ -114,7 +73,12 @@ CHAT_TEMPLATE = """\
     {%- if messages[-1].reasoning_content is string %}
         {{- '<think>\\n' + messages[-1].reasoning_content + '\\n</think>\\n\\n' }}
     {%- endif %}
-    {{- messages[-1].content + '<|im_end|>\\n' }}
+    {%- set said = messages[-1].content %}
+    {{- said if said is string else said | map(attribute='text') | join }}
+    {{- '<|im_end|>\\n' }}
 {%- endif %}
 """
-"""The same format for Transformers and for real engines; shipped with every member."""
+"""The same format for Transformers and for real engines; shipped with every member.
+
+It spells out what Python's `split` does by itself, because llama.cpp's splits at single spaces only.
+"""

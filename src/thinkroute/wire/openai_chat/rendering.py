@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import orjson
 
@@ -65,8 +65,8 @@ class Renderer:
             message["reasoning_content"] = answer.reasoning
         message.update(extra)
         choice: dict[str, Any] = {"index": 0, "message": message, "finish_reason": answer.finish}
-        choice["logprobs"] = render_logprobs(answer.logprobs)
         choice.update(answer.upstream.get("choice", {}))
+        choice["logprobs"] = _all_logprobs(answer)
         body = {
             **self._head,
             "object": "chat.completion",
@@ -130,6 +130,16 @@ def render_logprobs(logprobs: Sequence[TokenLogprob] | None) -> dict[str, Any] |
     if logprobs is None:
         return None
     return {"content": [_logprob(token) for token in logprobs]}
+
+
+def _all_logprobs(answer: Answer) -> Any:
+    """The upstream's own object when it covers the whole answer; ours when legs before the last have some too."""
+    own: Any = answer.upstream.get("choice", {}).get("logprobs")
+    if isinstance(own, dict):
+        covered: Any = cast("dict[str, Any]", own).get("content")
+        listed = len(cast("list[Any]", covered)) if isinstance(covered, list) else 0
+        return render_logprobs(answer.logprobs) if len(answer.logprobs or ()) > listed else own  # pyright: ignore[reportUnknownVariableType]
+    return render_logprobs(answer.logprobs)
 
 
 def _logprob(token: TokenLogprob) -> dict[str, Any]:

@@ -20,9 +20,10 @@ import orjson
 
 from thinkroute.catalog import Model
 from thinkroute.errors import EngineInterrupted, EngineProtocolError
-from thinkroute.programs.protocol import Call, Chunk, Segment, SegmentFinish, TokenLogprob
+from thinkroute.programs.protocol import Call, Chunk, Segment, SegmentFinish
 from thinkroute.types import Channel, Usage, estimate_tokens
 from thinkroute.wire.openai_chat.upstream_errors import reported_error
+from thinkroute.wire.openai_chat.upstream_logprobs import in_chat_shape, token_logprobs
 from thinkroute.wire.openai_chat.upstream_usage import reported_usage
 from thinkroute.wire.raw_prompt import prefix_text, text_of
 from thinkroute.wire.reply_text import ReplyText
@@ -112,7 +113,7 @@ class ReplyReader:
             text=self._text.raw(),
             owner=self._call.model,
             finish=self._finish or "stop",
-            logprobs=self._token_logprobs(),
+            logprobs=token_logprobs(self._logprobs),
             usage=self._counted_usage(),
             thinking_closed=self._text.closed,
             ttft_s=ttft_s,
@@ -147,6 +148,9 @@ class ReplyReader:
             if key not in _OWNED_CHOICE and value is not None:
                 self._choice[key] = value
         if "logprobs" in self._choice:
+            asked = self._call.options.get("top_logprobs")
+            top = asked if isinstance(asked, int) else 0
+            self._choice["logprobs"] = in_chat_shape(self._choice["logprobs"], top)
             self._note_logprobs(self._choice["logprobs"])
         if (finish := fields.get("finish_reason")) is not None:
             self._finish = self._finish_of(finish)
@@ -225,11 +229,6 @@ class ReplyReader:
             if isinstance(tokens, list):
                 self._logprobs.extend(cast("list[object]", tokens))
 
-    def _token_logprobs(self) -> tuple[TokenLogprob, ...] | None:
-        tokens = [_token_logprob(value) for value in self._logprobs]
-        read = tuple(token for token in tokens if token is not None)
-        return read if read and len(read) == len(tokens) else None
-
     def _counted_usage(self) -> Usage:
         reasoning, answer = (estimate_tokens(chars) for chars in self._text.chars)
         counts = reported_usage(self._usage or {}, reasoning, reasoning + answer)
@@ -263,19 +262,3 @@ def _joined(pieces: list[Piece]) -> list[Piece]:
     channels: tuple[Channel, Channel] = ("reasoning", "answer")
     texts = {channel: "".join(text for of, text in pieces if of == channel) for channel in channels}
     return [(channel, texts[channel]) for channel in channels if texts[channel]]
-
-
-def _token_logprob(value: object) -> TokenLogprob | None:
-    if not isinstance(value, dict):
-        return None
-    entry = cast("dict[str, Any]", value)
-    token, logprob = entry.get("token"), entry.get("logprob")
-    if not isinstance(token, str) or not isinstance(logprob, int | float):
-        return None
-    alternatives = entry.get("top_logprobs")
-    top = (
-        [_token_logprob(item) for item in cast("list[object]", alternatives)]
-        if isinstance(alternatives, list)
-        else []
-    )
-    return TokenLogprob(token, float(logprob), tuple((t.token, t.logprob) for t in top if t is not None))
