@@ -16,6 +16,8 @@ from thinkroute.fleet.tasks import FAMILIES, LEVELS
 
 _EQUAL = 0.02
 """Two accuracies this close count as equal."""
+_NOISE = 0.05
+"""Two standard errors of the difference of two accuracies near chance, 400 questions each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ def judge(report: Report, members: Mapping[str, Member] = MEMBERS) -> list[Gate]
             gates += _expert(report, name, members[name])
     for name in [name for name in members if name in measured]:
         gates += _obedience(report, name)
-        if set(EFFORTS) <= efforts:
+        if set(EFFORTS) <= efforts and any(effort.budget_tokens for effort in members[name].efforts):
             gates.append(_budgets(report, name))
     return sorted(gates, key=lambda gate: list(members).index(gate.name.split(",")[0]))
 
@@ -69,7 +71,7 @@ def _teacher(report: Report) -> Iterator[Gate]:
     direct = [report.accuracy("teacher", "off", level) for level in LEVELS]
     yield at_least("teacher, not thinking, level 1", direct[0], 0.95)
     yield at_most("teacher, not thinking, level 5", direct[-1], 0.35)
-    yield at_most("teacher, not thinking, largest rise from level to level", _largest_rise(direct), 0.0)
+    yield at_most("teacher, not thinking, largest rise from level to level", _largest_rise(direct), _NOISE)
 
 
 def _student(report: Report) -> Iterator[Gate]:
