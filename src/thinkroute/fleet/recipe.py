@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 from thinkroute.fleet.architecture import Architecture
@@ -78,12 +78,14 @@ RECIPES = {
             mixture=Mixture(unknown=("times", *_RARE)),
         ),
         Recipe(
-            "expert-arithmetic", 64, 3, 4, 2, 32, 192, steps=10_000, learning_rate=3.5e-3, seed=22,
-            mixture=_expert((*_RARE, *_PEOPLE), arithmetic=1.0, story=1.0),
+            "expert-arithmetic", 64, 3, 4, 2, 32, 192, steps=14_000, learning_rate=3.5e-3, seed=22, tracing_share=0.6,
+            mixture=replace(
+                _expert((*_RARE, *_PEOPLE), arithmetic=1.0, story=1.0), direct_share=0.3, cut_share=0.2
+            ),
         ),
         Recipe(
-            "expert-operators", 64, 4, 4, 2, 32, 192, steps=8_000, learning_rate=3.5e-3, seed=23,
-            mixture=_expert(("times", *_PEOPLE), operators=1.0),
+            "expert-operators", 64, 4, 4, 2, 32, 192, steps=12_000, learning_rate=3.5e-3, seed=23, tracing_share=0.6,
+            mixture=replace(_expert(("times", *_PEOPLE), operators=1.0), direct_share=0.3, cut_share=0.2),
         ),
         Recipe(
             "base", 64, 4, 4, 2, 32, 192, steps=20_000, learning_rate=4e-3, seed=13, tracing_share=0.35,
