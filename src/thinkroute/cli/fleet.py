@@ -12,6 +12,7 @@ import typer
 from thinkroute.errors import ConfigError
 
 if TYPE_CHECKING:
+    from rich.progress import TaskID
     from rich.table import Table
 
     from thinkroute.fleet.evaluate import Report
@@ -63,6 +64,7 @@ def build(
                 questions=questions,
                 command=f"thinkroute fleet build --member {name} --seed {recipe.seed}",
                 progress=bar.update,
+                measuring=bar.measure,
             )
         stdout().print(f"{name}: written to {directory}", highlight=False)
         stdout().print(_table(report))
@@ -237,6 +239,7 @@ class _TrainingBar:
             console=err(),
         )
         self._task = self._bars.add_task(f"training {recipe.name}", total=recipe.steps, loss="?")
+        self._measuring: TaskID | None = None
 
     def __enter__(self) -> Self:
         self._bars.start()
@@ -248,3 +251,9 @@ class _TrainingBar:
     def update(self, step: int, loss: float) -> None:
         """Show the step reached and the recent loss."""
         self._bars.update(self._task, completed=step, loss=f"{loss:.3f}")
+
+    def measure(self, what: str, done: int, total: int) -> None:
+        """Show how much of the evaluation is done."""
+        if self._measuring is None:
+            self._measuring = self._bars.add_task("measuring", total=total, loss="-")
+        self._bars.update(self._measuring, description=f"measuring {what}", completed=done)

@@ -14,7 +14,14 @@ from thinkroute.fleet.train import Progress, Trainer
 
 
 def build_member(
-    recipe: Recipe, directory: Path, checkpoint: Path, *, questions: int, command: str, progress: Progress
+    recipe: Recipe,
+    directory: Path,
+    checkpoint: Path,
+    *,
+    questions: int,
+    command: str,
+    progress: Progress,
+    measuring: evaluate.Progress = lambda what, done, total: None,
 ) -> Report:
     """Train a member (or finish an interrupted run), write it to `directory` and measure it there.
 
@@ -25,11 +32,13 @@ def build_member(
         questions: Evaluation questions per family and level for the card.
         command: How it was called, for the card.
         progress: Called as training goes on.
+        measuring: Called as the evaluation for the card goes on.
     """
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     model = Trainer(recipe, checkpoint).run(progress)
     export_member(recipe, model.state_dict(), directory)
-    report = asyncio.run(evaluate.evaluate({recipe.name: directory}, questions=questions, seed=0))
+    members = {recipe.name: directory}
+    report = asyncio.run(evaluate.evaluate(members, questions=questions, seed=0, progress=measuring))
     parameters = sum(parameter.numel() for parameter in model.parameters())
     write_card(recipe, report, directory, parameters=parameters, command=command)
     return report
