@@ -12,17 +12,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final, TypeVar, cast
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from thinkroute.errors import DataError
 from thinkroute.evaluation.parquet import Columns, Numbers, Strings, read_columns, write_columns
-from thinkroute.routers.table import MEASURES, FloatArray, Measure, OutcomeTable
+from thinkroute.routers.table import MEASURES, ArmInfo, FloatArray, Measure, OutcomeTable
 
 __all__ = ["COLUMNS", "SCHEMA_VERSION", "OutcomeTable", "concat", "read_outcomes", "write_outcomes"]
 
 SCHEMA_VERSION: Final = 1
 _VERSION_KEY, _NOTES_KEY, _ARMS_KEY = "thinkroute.outcomes.version", "thinkroute.notes", "thinkroute.arms"
+_INFO_KEY: Final = "thinkroute.arm_info"
 _REQUIRED: Final = ("query_id", "text", "arm_id", "quality")
 _STRINGS: Final = ("query_id", "text", "task", "split", "arm_id", "finish_reason")
 _NUMBERS: Final = (*MEASURES, "propensity", "weight")
@@ -63,6 +65,7 @@ def write_outcomes(table: OutcomeTable, path: Path) -> None:
         _VERSION_KEY: str(SCHEMA_VERSION),
         _NOTES_KEY: json.dumps(dict(table.notes), ensure_ascii=False, sort_keys=True),
         _ARMS_KEY: json.dumps(list(table.arms), ensure_ascii=False),
+        _INFO_KEY: msgspec.json.encode(dict(table.arm_info)).decode(),
     }
     write_columns(path, columns, metadata, COLUMNS)
 
@@ -112,6 +115,7 @@ def concat(tables: Sequence[OutcomeTable], names: Sequence[str] | None = None) -
         propensity_QA=_stack([table.propensity_QA for table in wide], wide, np.float64(np.nan)),
         weight_Q=_concat_weights(wide),
         notes=_merged_notes(tables),
+        arm_info={arm: info for table in reversed(tables) for arm, info in table.arm_info.items()},
     )
 
 
@@ -220,7 +224,15 @@ def _arrange(
         propensity_QA=None if np.isnan(numbers["propensity"]).all() else matrix(numbers["propensity"]),
         weight_Q=None if np.isnan(weight_Q).all() else np.nan_to_num(weight_Q, nan=1.0),
         notes=json.loads(file.metadata.get(_NOTES_KEY, "{}")),
+        arm_info=_arm_info(path, file.metadata.get(_INFO_KEY, "{}")),
     )
+
+
+def _arm_info(path: Path, raw: str) -> dict[str, ArmInfo]:
+    try:
+        return msgspec.json.decode(raw, type=dict[str, ArmInfo])
+    except (msgspec.ValidationError, msgspec.DecodeError) as error:
+        raise DataError(f"{path}: metadata {_INFO_KEY!r} is not readable: {error}") from error
 
 
 def _first_lines(path: Path, strings: Mapping[str, Strings]) -> dict[str, int]:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thinkroute.errors import DataError
-from thinkroute.types import Outcome, Query
+from thinkroute.types import Outcome, Price, Query
 
 FloatArray: TypeAlias = NDArray[np.float64]
 Measure: TypeAlias = Literal[
@@ -33,6 +33,18 @@ MEASURES: Final[tuple[Measure, ...]] = (
     "latency_s",
 )
 """Every quantity a table can hold, in the order of its columns."""
+
+
+@dataclass(frozen=True)
+class ArmInfo:
+    """What is known of an arm beside its outcomes: all that a router can go by for an arm without any."""
+
+    description: str = ""
+    """In words: what it is, what it is good at."""
+    parameters_b: float | None = None
+    """Size in billions of parameters, None where unknown."""
+    price: Price | None = None
+    """Published price, None where unknown."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +71,8 @@ class OutcomeTable:
     """Importance of each query; None means equal."""
     notes: Mapping[str, str] = field(default_factory=dict[str, str])
     """Provenance: `source`, `licence`, `cost_basis` (`measured`, `proxy`, `none`), …"""
+    arm_info: Mapping[str, ArmInfo] = field(default_factory=dict[str, ArmInfo])
+    """Descriptions by arm id; arms may be absent, and ids need not be columns. Not part of the digest."""
 
     def __post_init__(self) -> None:
         for name in ("tasks", "splits"):

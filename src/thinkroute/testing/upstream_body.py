@@ -95,6 +95,7 @@ class Completion:
             pieces = _labelled("answer", self._said)
         elif closed and self._quirks.mislabels_answer:
             pieces = _labelled("reasoning", self._said)
+            self._thought = len(self._said)  # the count follows the label
         else:
             pieces = self._count_thought(closed=closed)
         echo = [self._prefix] if self._quirks.echoes_prefill and self._prefix else []

@@ -14,6 +14,7 @@ Invariant: any payload gives chunks or an `EngineError`, never another exception
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, cast
 
 import orjson
@@ -233,7 +234,8 @@ class ReplyReader:
         reasoning, answer = (estimate_tokens(chars) for chars in self._text.chars)
         counts = reported_usage(self._usage or {}, reasoning, reasoning + answer)
         if counts is not None:
-            return counts
+            # Servers' parsers count as they label: as thinking, when they do not see that the prefix closed the block.
+            return replace(counts, reasoning_tokens=0) if self._call.thinking_closed else counts
         said = sum(len(text_of(message.get("content")) or "") for message in self._call.messages)
         return Usage(
             prompt_tokens=estimate_tokens(said + len(prefix_text(self._call.prefix))),
