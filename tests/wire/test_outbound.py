@@ -158,6 +158,8 @@ def test_the_cap_keeps_the_name_the_caller_used(
         ("gpt-oss", "off", {"reasoning_effort": "low"}),
         ("openai-5", "off", {"reasoning_effort": "minimal"}),
         ("deepseek-r1", "on", {}),
+        ("ollama", "off", {"reasoning_effort": "none"}),
+        ("ollama", "default", {}),
         ("plain", "off", {}),
     ],
 )
