@@ -12,7 +12,7 @@ from typing import Any
 
 from openai import OpenAI
 
-EASY = "Iris has 2 books. On Monday she loses 7. What is the last digit?"
+EASY = "Begin with 7. First gap 9. Name the last digit."
 HARD = (
     "Dora has 2 coins. On Monday she gets 5. On Tuesday she doubles them. On Wednesday she loses 3. "
     "On Thursday she gets 8. On Friday she doubles them. What is the last digit?"

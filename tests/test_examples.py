@@ -27,8 +27,8 @@ def test_the_transcript_shows_no_thinking_thinking_and_a_cut_and_stands_in_the_r
     transcript = run_example("transcript.py")
     easy, hard, cut = transcript.strip().split("\n\n")
     assert "(not at all)" in easy
-    assert "served   student@off (best_utility)" in easy
-    assert re.search(r"served   \w+@on \(best_utility\): \d+ prompt, [1-9]", hard)
+    assert re.search(r"served   [\w-]+@off \(best_utility\)", easy)
+    assert re.search(r"served   [\w-]+@on \(best_utility\): \d+ prompt, [1-9]", hard)
     assert "in 2 call(s)" in cut
     thoughts = [re.search(r"thinks   (.*)", block) for block in (hard, cut)]
     whole, beginning = (thought[1] if thought else "" for thought in thoughts)
