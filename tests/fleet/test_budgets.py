@@ -47,7 +47,7 @@ async def test_a_cut_right_after_the_last_line_break_costs_nothing() -> None:
     thought = Vocabulary(shipped.directory("teacher") / "tokenizer.json").encode(
         whole.partition("<think>")[2].partition("</think>")[0]
     )
-    text, run = await message(ONE_HOP, len(thought))
+    text, run = await message(ONE_HOP, len(thought) + 1)  # the opening tag counts
     assert run.segments[0].text.endswith(".\n")
     assert text == whole
     assert grade(ONE_HOP, text) == 1.0
