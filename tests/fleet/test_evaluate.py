@@ -88,4 +88,4 @@ def test_the_command_prints_a_table_or_json(tmp_path: Path) -> None:
 def test_an_unknown_member_is_refused_with_the_known_ones() -> None:
     result = CliRunner().invoke(app, ["eval", "--member", "professor"])
     assert isinstance(result.exception, ConfigError)
-    assert "student, teacher" in result.exception.message
+    assert "student, expert-arithmetic" in result.exception.message

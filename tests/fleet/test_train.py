@@ -54,7 +54,7 @@ def test_a_checkpoint_of_another_recipe_is_not_continued(tmp_path: Path) -> None
 def test_the_loss_falls(tmp_path: Path) -> None:
     losses: list[float] = []
     Trainer(SMALL, tmp_path / "run").run(lambda step, loss: losses.append(loss))
-    assert losses[-1] < 0.8 * losses[0]
+    assert losses[-1] < 0.85 * losses[0]
 
 
 def test_the_learning_rate_rises_stays_and_falls() -> None:

@@ -38,10 +38,10 @@ def joined(chunks: Sequence[Chunk], channel: str) -> str:
 
 
 def test_a_thinking_message_is_split_into_its_channels_without_tags() -> None:
-    transcript, chunks = feed("<think>\nfirst 4 plus 3 is 7.\n</think>\n\nit is 7.<|im_end|>")
-    assert joined(chunks, "reasoning") == "first 4 plus 3 is 7."
+    transcript, chunks = feed("<think>\nfirst plus 3 from 4 is 7.\n</think>\n\nit is 7.<|im_end|>")
+    assert joined(chunks, "reasoning") == "first plus 3 from 4 is 7."
     assert joined(chunks, "answer") == "it is 7."
-    assert transcript.text == "<think>\nfirst 4 plus 3 is 7.\n</think>\n\nit is 7."
+    assert transcript.text == "<think>\nfirst plus 3 from 4 is 7.\n</think>\n\nit is 7."
     assert transcript.finish == "stop"
     assert transcript.token_ids[-1] == VOCABULARY.end_id
     assert transcript.reasoning_tokens == 9
