@@ -11,12 +11,15 @@ from typing import Any, cast
 
 import pytest
 
+from thinkroute.engines.embedded import EmbeddedEngine
 from thinkroute.engines.embedded.prompt import CHAT_TEMPLATE
 from thinkroute.fleet import shipped
-from thinkroute.fleet.evaluate import Report, evaluate
+from thinkroute.fleet.evaluate import Report, draw_questions, evaluate
 from thinkroute.fleet.graph import build_graph
 from thinkroute.fleet.recipe import RECIPES
-from thinkroute.fleet.tasks import FAMILIES, LEVELS
+from thinkroute.fleet.tasks import FAMILIES, LEVELS, grade
+from thinkroute.programs.protocol import Call, Segment
+from thinkroute.types import FORCED, Effort
 
 QUESTIONS = 10
 """Per family and level: 50 a level, 50 a family, standard error at most .07."""
@@ -74,6 +77,27 @@ def test_the_student_equals_the_teacher_on_relations_and_is_far_behind_elsewhere
 def test_the_soft_switches_are_obeyed(report: Report) -> None:
     assert all(line.obeyed >= 0.97 for line in report.obedience)
     assert {line.member for line in report.obedience if line.switch == "/no_think"} == set(HYBRIDS)
+
+
+async def test_the_check_mends_a_slip_forced_into_the_last_step() -> None:
+    engine = EmbeddedEngine({"teacher": shipped.directory("teacher")})
+    mended: list[float] = []
+    for family in FAMILIES:
+        for problem in draw_questions(family, 3, 4, seed=7):
+            wrong = "ann" if problem.asked == "person" else str((int(problem.answer) + 3) % 10)
+            begun = f"<think>\n{problem.trace_with_slip(wrong).partition(' now check')[0]}"
+            call = Call(
+                "teacher",
+                [{"role": "user", "content": problem.question}],
+                Effort("on"),
+                prefix=(Segment(begun, FORCED),),
+                stream=False,
+            )
+            async for item in engine.generate(call):
+                if isinstance(item, Segment) and problem.answer != wrong:
+                    mended.append(grade(problem.question, begun + item.text))
+    await engine.aclose()
+    assert sum(mended) / len(mended) >= 0.9
 
 
 @pytest.mark.parametrize("name", shipped.names())
