@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
 
 ROPE_THETA = 10_000.0
 NORM_EPSILON = 1e-6
@@ -21,6 +24,21 @@ class Architecture:
     vocabulary: int
     positions: int
     """Context window in tokens."""
+
+    @classmethod
+    def read(cls, path: Path) -> Architecture:
+        """The sizes in a member's `config.json`."""
+        raw = cast("dict[str, int]", json.loads(path.read_text(encoding="utf-8")))
+        return cls(
+            width=raw["hidden_size"],
+            layers=raw["num_hidden_layers"],
+            heads=raw["num_attention_heads"],
+            kv_heads=raw["num_key_value_heads"],
+            head_width=raw["head_dim"],
+            ff_width=raw["intermediate_size"],
+            vocabulary=raw["vocab_size"],
+            positions=raw["max_position_embeddings"],
+        )
 
     def huggingface_config(self, *, pad_id: int, eos_id: int) -> dict[str, object]:
         """`config.json` as Transformers and real engines read it."""

@@ -1,4 +1,4 @@
-"""The members' computation as a weightless ONNX graph (opset 24), for the embedded engine.
+"""The members' computation as a weightless ONNX graph, for the embedded engine.
 
 Owns the graph only; the weights stay in `model.safetensors`, their one home. An initializer's name says how to fill
 it: the names of the checkpoint's tensors, joined by `+`, concatenated along the first axis.
@@ -6,6 +6,10 @@ it: the names of the checkpoint's tensors, joined by `+`, concatenated along the
 One run takes T new tokens for each of B rows, writes their keys and values into the cache at each row's own
 position, and returns the logits after each row's last real token. Rows may have different lengths: tokens padded on
 the right are written too, but no later token sees them before they are overwritten.
+
+Attention is ONNX Runtime's `GroupQueryAttention`: it reads only the positions a row really holds, where the standard
+operator reads the whole cache. It asks for head widths in multiples of 16 (narrower heads are padded with zeros), and
+takes several new tokens a row either from position 0 on, or for a single row.
 """
 
 from __future__ import annotations
@@ -23,6 +27,8 @@ from thinkroute.fleet.architecture import NORM_EPSILON, ROPE_THETA, Architecture
 
 _OPSET = 24
 _IR_VERSION = 11
+_RUNTIME_DOMAIN = "com.microsoft"
+_HEAD_UNIT = 16
 
 
 class _Graph:
@@ -57,74 +63,96 @@ class _Graph:
             self.initializers.append(tensor)
         return name
 
-    def linear(self, value: str, names: Sequence[str], shape: Sequence[int]) -> str:
-        """`value @ weight.T` on (rows, features)."""
-        return self.add("Gemm", [value, self.weight(names, shape)], transB=1)
+    def linear(self, value: str, names: Sequence[str], shape: Sequence[int], output: str = "") -> str:
+        """`value @ weight.T`; the runtime transposes and packs the weight once, when it loads the graph."""
+        turned = "+".join(names) + ".T"
+        if turned not in self._names:
+            self._names.add(turned)
+            self.add("Transpose", [self.weight(names, shape)], turned, perm=[1, 0])
+        return self.add("MatMul", [value, turned], output)
 
     def norm(self, value: str, name: str, width: int) -> str:
         """Root-mean-square normalisation of the last axis."""
         return self.add("RMSNormalization", [value, self.weight([name], [width])], epsilon=NORM_EPSILON)
 
 
+def _padded(head_width: int) -> int:
+    """The head width of the cache."""
+    return -(-head_width // _HEAD_UNIT) * _HEAD_UNIT
+
+
 def _rotary_tables(sizes: Architecture) -> tuple[np.ndarray, np.ndarray]:
     frequency = ROPE_THETA ** -(np.arange(0, sizes.head_width, 2) / sizes.head_width)
     angle = np.outer(np.arange(sizes.positions), frequency)
+    surplus = (_padded(sizes.head_width) - sizes.head_width) // 2
+    angle = np.pad(angle, ((0, 0), (0, surplus)))
     return np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
 
 
-def _positions(graph: _Graph, sizes: Architecture) -> tuple[str, str]:
-    """Rotary positions (B, T) and the attention mask (B, 1, T, S) from the rows' starts."""
-    zero, one = graph.constant("zero", np.int64(0)), graph.constant("one", np.int64(1))
-    length = graph.add("Squeeze", [graph.add("Shape", ["ids"], start=1, end=2)])
-    offsets = graph.add("Range", [zero, length, one])
-    starts = graph.add("Unsqueeze", ["start", graph.constant("axis_1", [1])])
-    positions = graph.add("Add", [starts, offsets])
-    capacity = graph.add("Squeeze", [graph.add("Shape", ["past_key_0"], start=2, end=3)])
-    seats = graph.add("Range", [zero, capacity, one])
-    seen_by = graph.add("Unsqueeze", [positions, graph.constant("axes_1_3", [1, 3])])
-    mask = graph.add("LessOrEqual", [seats, seen_by])
-    return graph.add("Min", [positions, graph.constant("last_position", np.int64(sizes.positions - 1))]), mask
-
-
 def _heads(graph: _Graph, value: str, count: int, sizes: Architecture, norm_name: str | None) -> str:
-    """(B·T, count·D) to (B, count, T, D), normalised per head when a norm is named."""
-    shape = graph.add(
-        "Concat",
-        ["ids_shape", graph.constant(f"heads_{count}", [count, sizes.head_width])],
-        axis=0,
-    )
-    split = graph.add("Reshape", [value, shape])
+    """(B, T, count·D) to (B, T, count·padded D), normalised per head when a norm is named."""
+    surplus = (_padded(sizes.head_width) - sizes.head_width) // 2
     if norm_name:
-        split = graph.norm(split, norm_name, sizes.head_width)
-    return graph.add("Transpose", [split], perm=[0, 2, 1, 3])
+        shape = graph.constant(f"split_{count}", [0, 0, count, sizes.head_width])
+        value = graph.norm(graph.add("Reshape", [value, shape]), norm_name, sizes.head_width)
+    if surplus:
+        # Rotation pairs the two halves of a head, so each half is padded on its own.
+        halves = graph.constant(f"halves_{count}", [0, 0, 2 * count, sizes.head_width // 2])
+        pads = graph.constant("pads", [0, 0, 0, 0, 0, 0, 0, surplus])
+        value = graph.add("Pad", [graph.add("Reshape", [value, halves]), pads])
+    if norm_name or surplus:
+        joined = graph.constant(f"join_{count}", [0, 0, count * _padded(sizes.head_width)])
+        value = graph.add("Reshape", [value, joined])
+    return value
 
 
-def _attention(graph: _Graph, hidden: str, layer: int, sizes: Architecture, positions: str, mask: str) -> str:
-    prefix = f"model.layers.{layer}.self_attn"
+def _unpadded(graph: _Graph, attended: str, sizes: Architecture) -> str:
+    """(…, heads·padded D) to (…, heads·D)."""
+    if _padded(sizes.head_width) == sizes.head_width:
+        return attended
+    halves = [0, -1, 2 * sizes.heads, _padded(sizes.head_width) // 2]
+    split = graph.add("Reshape", [attended, graph.constant("attended_halves", halves)])
+    ends = [graph.constant(f"at_{end}", [end]) for end in (0, sizes.head_width // 2, 3)]
+    joined = graph.constant("attended_join", [0, -1, sizes.heads * sizes.head_width])
+    return graph.add("Reshape", [graph.add("Slice", [split, *ends]), joined])
+
+
+def _projections(graph: _Graph, hidden: str, layer: int, sizes: Architecture) -> list[str]:
+    """Queries, keys and values as attention takes them, before rotation."""
+    prefix = f"model.layers.{layer}"
+    normed = graph.norm(hidden, f"{prefix}.input_layernorm.weight", sizes.width)
     query_width, kv_width = sizes.heads * sizes.head_width, sizes.kv_heads * sizes.head_width
     joint = graph.linear(
-        hidden,
-        [f"{prefix}.{part}_proj.weight" for part in "qkv"],
+        normed,
+        [f"{prefix}.self_attn.{part}_proj.weight" for part in "qkv"],
         [query_width + 2 * kv_width, sizes.width],
     )
     parts = [f"{part}_{layer}" for part in "qkv"]
     widths = graph.constant("qkv_widths", [query_width, kv_width, kv_width])
-    graph.nodes.append(helper.make_node("Split", [joint, widths], parts, axis=1))
-    rotary = [
-        graph.constant("cos", _rotary_tables(sizes)[0]),
-        graph.constant("sin", _rotary_tables(sizes)[1]),
+    graph.nodes.append(helper.make_node("Split", [joint, widths], parts, axis=2))
+    return [
+        _heads(graph, parts[0], sizes.heads, sizes, f"{prefix}.self_attn.q_norm.weight"),
+        _heads(graph, parts[1], sizes.kv_heads, sizes, f"{prefix}.self_attn.k_norm.weight"),
+        _heads(graph, parts[2], sizes.kv_heads, sizes, None),
     ]
-    query = _heads(graph, parts[0], sizes.heads, sizes, f"{prefix}.q_norm.weight")
-    key = _heads(graph, parts[1], sizes.kv_heads, sizes, f"{prefix}.k_norm.weight")
-    value = _heads(graph, parts[2], sizes.kv_heads, sizes, None)
-    query = graph.add("RotaryEmbedding", [query, *rotary, positions])
-    key = graph.add("RotaryEmbedding", [key, *rotary, positions])
-    keys = graph.add("TensorScatter", [f"past_key_{layer}", key, "start"], f"key_{layer}", axis=2)
-    values = graph.add("TensorScatter", [f"past_value_{layer}", value, "start"], f"value_{layer}", axis=2)
-    mixed = graph.add("Attention", [query, keys, values, mask])
-    mixed = graph.add("Transpose", [mixed], perm=[0, 2, 1, 3])
-    flat = graph.add("Reshape", [mixed, graph.constant("flat_query", [-1, query_width])])
-    return graph.linear(flat, [f"{prefix}.o_proj.weight"], [sizes.width, query_width])
+
+
+def _attention(graph: _Graph, projections: Sequence[str], layer: int, sizes: Architecture) -> str:
+    """What every token reads from the cache, (B, T, heads·padded D)."""
+    cos, sin = _rotary_tables(sizes)
+    tables = [graph.constant("cos", cos), graph.constant("sin", sin)]
+    node = helper.make_node(
+        "GroupQueryAttention",
+        [*projections, f"past_key_{layer}", f"past_value_{layer}", "filled", "longest", *tables],
+        [f"attended_{layer}", f"key_{layer}", f"value_{layer}"],
+        domain=_RUNTIME_DOMAIN,
+        num_heads=sizes.heads,
+        kv_num_heads=sizes.kv_heads,
+        scale=sizes.head_width**-0.5,
+        do_rotary=1,
+    )
+    graph.nodes.append(node)
+    return f"attended_{layer}"
 
 
 def _feed_forward(graph: _Graph, hidden: str, layer: int, sizes: Architecture) -> str:
@@ -132,50 +160,71 @@ def _feed_forward(graph: _Graph, hidden: str, layer: int, sizes: Architecture) -
     names = [f"{prefix}.gate_proj.weight", f"{prefix}.up_proj.weight"]
     joint = graph.linear(hidden, names, [2 * sizes.ff_width, sizes.width])
     gate, up = f"gate_{layer}", f"up_{layer}"
-    graph.nodes.append(helper.make_node("Split", [joint], [gate, up], axis=1, num_outputs=2))
+    graph.nodes.append(helper.make_node("Split", [joint], [gate, up], axis=2, num_outputs=2))
     gated = graph.add("Mul", [graph.add("Mul", [gate, graph.add("Sigmoid", [gate])]), up])
     return graph.linear(gated, [f"{prefix}.down_proj.weight"], [sizes.width, sizes.ff_width])
 
 
-def _logits(graph: _Graph, hidden: str, embedding: str, sizes: Architecture) -> None:
-    """Logits after each row's last real token."""
-    shape = graph.add("Concat", ["ids_shape", graph.constant("width", [sizes.width])], axis=0)
-    rows = graph.add("Reshape", [hidden, shape])
-    last = graph.add("Unsqueeze", ["last", graph.constant("axis_1", [1])])
-    chosen = graph.add("GatherND", [rows, last], batch_dims=1)
-    normed = graph.norm(chosen, "model.norm.weight", sizes.width)
-    graph.add("Gemm", [normed, embedding], "logits", transB=1)
+def _layer(graph: _Graph, hidden: str, projections: Sequence[str], layer: int, sizes: Architecture) -> str:
+    """One block. The last one goes on with each row's last token only: nothing else is asked for."""
+    attended = _attention(graph, projections, layer, sizes)
+    if layer == sizes.layers - 1:
+        attended, hidden = (
+            graph.add("GatherND", [value, "last"], batch_dims=1) for value in (attended, hidden)
+        )
+    prefix = f"model.layers.{layer}"
+    projection, shape = f"{prefix}.self_attn.o_proj.weight", [sizes.width, sizes.heads * sizes.head_width]
+    mixed = graph.linear(_unpadded(graph, attended, sizes), [projection], shape)
+    hidden = graph.add("Add", [hidden, mixed])
+    normed = graph.norm(hidden, f"{prefix}.post_attention_layernorm.weight", sizes.width)
+    return graph.add("Add", [hidden, _feed_forward(graph, normed, layer, sizes)])
+
+
+def _first_projections(graph: _Graph, table: str, sizes: Architecture) -> list[str]:
+    """The first layer's projections depend on the token alone, so they are looked up.
+
+    The runtime computes their tables once, when it loads the graph.
+    """
+    tokens = graph.add("Unsqueeze", [table, graph.constant("axis_0", [0])])
+    tables = _projections(graph, tokens, 0, sizes)
+    axis = graph.constant("axis_0", [0])
+    return [graph.add("Gather", [graph.add("Squeeze", [part, axis]), "ids"]) for part in tables]
 
 
 def build_graph(sizes: Architecture) -> onnx.ModelProto:
-    """The decoder of these sizes, checked, without weights."""
+    """The decoder of these sizes, without weights.
+
+    Inputs: `ids` (B, T); `filled` (B), the last position each row holds afterwards; `longest`, the largest of them
+    plus one; `last` (B, 1, 1), the index in `ids` of each row's last real token; the caches, bound in place.
+    """
     graph = _Graph()
-    embedding = graph.weight(["model.embed_tokens.weight"], [sizes.vocabulary, sizes.width])
-    graph.add("Shape", ["ids"], "ids_shape")
-    flat_ids = graph.add("Reshape", ["ids", graph.constant("flat", [-1])])
-    hidden = graph.add("Gather", [embedding, flat_ids])
-    positions, mask = _positions(graph, sizes)
+    embedding = ["model.embed_tokens.weight"]
+    table_shape = [sizes.vocabulary, sizes.width]
+    table = graph.weight(embedding, table_shape)
+    hidden = graph.add("Gather", [table, "ids"])
     for layer in range(sizes.layers):
-        prefix = f"model.layers.{layer}"
-        normed = graph.norm(hidden, f"{prefix}.input_layernorm.weight", sizes.width)
-        hidden = graph.add("Add", [hidden, _attention(graph, normed, layer, sizes, positions, mask)])
-        normed = graph.norm(hidden, f"{prefix}.post_attention_layernorm.weight", sizes.width)
-        hidden = graph.add("Add", [hidden, _feed_forward(graph, normed, layer, sizes)])
-    _logits(graph, hidden, embedding, sizes)
-    cache_shape = ["B", sizes.kv_heads, "S", sizes.head_width]
+        projections = (
+            _projections(graph, hidden, layer, sizes) if layer else _first_projections(graph, table, sizes)
+        )
+        hidden = _layer(graph, hidden, projections, layer, sizes)
+    normed = graph.norm(hidden, "model.norm.weight", sizes.width)
+    graph.linear(normed, embedding, table_shape, "logits")
+    cache_shape = ["B", sizes.kv_heads, "S", _padded(sizes.head_width)]
     caches = [f"{kind}_{layer}" for layer in range(sizes.layers) for kind in ("key", "value")]
     inputs = [
         helper.make_tensor_value_info("ids", TensorProto.INT64, ["B", "T"]),
-        helper.make_tensor_value_info("start", TensorProto.INT64, ["B"]),
-        helper.make_tensor_value_info("last", TensorProto.INT64, ["B"]),
+        helper.make_tensor_value_info("filled", TensorProto.INT32, ["B"]),
+        helper.make_tensor_value_info("longest", TensorProto.INT32, []),
+        helper.make_tensor_value_info("last", TensorProto.INT64, ["B", 1, 1]),
         *(helper.make_tensor_value_info(f"past_{name}", TensorProto.FLOAT, cache_shape) for name in caches),
     ]
     outputs = [
-        helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["B", sizes.vocabulary]),
+        helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["B", 1, sizes.vocabulary]),
         *(helper.make_tensor_value_info(name, TensorProto.FLOAT, cache_shape) for name in caches),
     ]
     proto = helper.make_graph(graph.nodes, "decoder", inputs, outputs, graph.initializers)
-    return helper.make_model(proto, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR_VERSION)
+    opsets = [helper.make_opsetid("", _OPSET), helper.make_opsetid(_RUNTIME_DOMAIN, 1)]
+    return helper.make_model(proto, opset_imports=opsets, ir_version=_IR_VERSION)
 
 
 def save_graph(sizes: Architecture, directory: Path) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import cycle
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,7 +28,7 @@ def feed(
     )
     chunks: list[Chunk] = []
     for token_id in VOCABULARY.encode(text):
-        chunks += transcript.push(Choice(token_id, -0.5))
+        chunks += transcript.take([token_id], [Choice(token_id, -0.5)])
         if transcript.finish:
             break
     return transcript, chunks
@@ -38,10 +39,10 @@ def joined(chunks: Sequence[Chunk], channel: str) -> str:
 
 
 def test_a_thinking_message_is_split_into_its_channels_without_tags() -> None:
-    transcript, chunks = feed("<think>\nfirst plus 3 from 4 is 7.\n</think>\n\nit is 7.<|im_end|>")
-    assert joined(chunks, "reasoning") == "first plus 3 from 4 is 7."
+    transcript, chunks = feed("<think>\nfirst 4 plus 3 is 7.\n</think>\n\nit is 7.<|im_end|>")
+    assert joined(chunks, "reasoning") == "first 4 plus 3 is 7."
     assert joined(chunks, "answer") == "it is 7."
-    assert transcript.text == "<think>\nfirst plus 3 from 4 is 7.\n</think>\n\nit is 7."
+    assert transcript.text == "<think>\nfirst 4 plus 3 is 7.\n</think>\n\nit is 7."
     assert transcript.finish == "stop"
     assert transcript.token_ids[-1] == VOCABULARY.end_id
     assert transcript.reasoning_tokens == 9
@@ -102,6 +103,45 @@ def test_logprobs_of_visible_tokens_arrive_with_their_chunks() -> None:
 def test_stopping_at_the_close_tag_leaves_the_line_break_to_the_next_call() -> None:
     transcript = Transcript(VOCABULARY, Limits(100, until_thinking_end=True), thinking=True)
     for token_id in VOCABULARY.encode("first\n</think>"):
-        transcript.push(Choice(token_id))
+        transcript.take([token_id])
     assert (transcript.finish, transcript.thinking) == ("thinking_end", False)
     assert transcript.text.endswith("\n</think>")
+
+
+@given(
+    st.lists(
+        st.sampled_from(["first", " 4", ".", "\n", "é", "<think>", "</think>", "<|im_end|>", " is"]),
+        max_size=20,
+    ),
+    st.lists(st.integers(1, 4), min_size=1, max_size=10),
+    st.sampled_from([(), (" is",), (".", "4 is")]),
+    st.integers(1, 25),
+    st.booleans(),
+    st.booleans(),
+)
+def test_however_tokens_are_divided_over_calls_the_message_is_the_same(
+    words: list[str], sizes: list[int], stop: tuple[str, ...], most: int, until_end: bool, logprobs: bool
+) -> None:
+    token_ids = VOCABULARY.encode("".join(words))[:most]
+    limits = Limits(most, stop, until_thinking_end=until_end)
+
+    def outcome(parts: Iterable[Sequence[int]]) -> tuple[object, ...]:
+        transcript = Transcript(VOCABULARY, limits, thinking=False, wants_logprobs=logprobs)
+        chunks: list[Chunk] = []
+        for part in parts:
+            if transcript.finish is None:
+                chunks += transcript.take(part, [Choice(token_id, -0.5) for token_id in part])
+        shown = [entry for chunk in chunks for entry in chunk.logprobs or ()]
+        return (
+            transcript.text, transcript.finish, transcript.token_ids, transcript.thinking, transcript.logprobs,
+            transcript.reasoning_tokens, joined(chunks, "reasoning"), joined(chunks, "answer"), shown,
+        )  # fmt: skip
+
+    one_by_one = outcome([token_id] for token_id in token_ids)
+    parts: list[list[int]] = []
+    rest, turn = token_ids, cycle(sizes)
+    while rest:
+        size = next(turn)
+        parts.append(rest[:size])
+        rest = rest[size:]
+    assert outcome(parts) == one_by_one

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
 
-_CAPACITY_STEP = 32
-"""Positions by which the cache grows: attention reads all of it, so a tight one is faster than a roomy one."""
+_MOST_BOUND = 256
+"""Prepared runs kept: one for each number of rows, and those of recent prompts."""
 _runtime = cast("Any", onnxruntime)  # no type stubs exist
 
 
@@ -48,70 +48,61 @@ def read_weights(path: Path) -> dict[str, Floats]:
     return tensors
 
 
-@dataclass(frozen=True, slots=True)
-class Sizes:
-    """What the cache and the limits need of `config.json`."""
+@dataclass(slots=True)
+class _Bound:
+    """A run prepared once for some seats: binding its tensors takes longer than computing a small step."""
 
-    layers: int
-    kv_heads: int
-    head_width: int
-    vocabulary: int
-    positions: int
-
-    @classmethod
-    def read(cls, path: Path) -> Sizes:
-        """Read a Hugging Face `config.json`."""
-        raw = cast("dict[str, int]", json.loads(path.read_text(encoding="utf-8")))
-        return cls(
-            raw["num_hidden_layers"],
-            raw["num_key_value_heads"],
-            raw["head_dim"],
-            raw["vocab_size"],
-            raw["max_position_embeddings"],
-        )
+    binding: Any
+    length: int = 0
+    """New tokens a row in the `ids` bound last."""
 
 
 class Decoder:
-    """Runs steps over the first B seats of the cache.
+    """Runs steps over consecutive seats of the cache.
 
     Not thread-safe: one worker owns it. A step over seats [first, first + B) leaves every other seat untouched.
     """
 
     def __init__(self, directory: Path, *, seats: int) -> None:
-        self.sizes = Sizes.read(directory / "config.json")
+        config = cast("dict[str, int]", json.loads((directory / "config.json").read_text(encoding="utf-8")))
         self.seats = seats
+        self.positions = config["max_position_embeddings"]
+        """Context window in tokens; the length of every seat."""
         self._session: Any = _open_session(directory)
-        self._capacity = 0
-        self._cache: list[Floats] = []
-        self.reset()
+        if self._session.get_inputs()[1].name != "filled":
+            raise ValueError(
+                f"{directory / 'decoder.onnx'} was written by another version: "
+                "write it again with thinkroute.fleet.graph.save_graph"
+            )
+        self._caches: list[str] = [output.name for output in self._session.get_outputs()[1:]]
+        _, kv_heads, _, head_width = self._session.get_inputs()[-1].shape
+        self._ids = np.zeros(seats * self.positions, dtype=np.int64)
+        self._filled = np.zeros(seats, dtype=np.int32)
+        self._longest = np.zeros((), dtype=np.int32)
+        self._last = np.zeros(seats, dtype=np.int64)
+        self._logits = np.zeros((seats, config["vocab_size"]), dtype=np.float32)
+        self._bound: dict[tuple[int, int], _Bound] = {}
+        shape = (len(self._caches), seats, kv_heads, self.positions, head_width)
+        # Pages of zeros take no memory until a row reaches them, so every seat can have its full length.
+        self._cache = np.zeros(shape, dtype=np.float32)
 
-    def reset(self) -> None:
-        """Forget everything and return to the small cache."""
-        if self._capacity != _CAPACITY_STEP:
-            self._capacity = _CAPACITY_STEP
-            self._cache = [self._zeros() for _ in range(2 * self.sizes.layers)]
+    def read(self, seat: int, length: int) -> Floats:
+        """A copy of the keys and values of a seat's first positions (caches, heads, length, width)."""
+        return self._cache[:, seat, :, :length].copy()
 
-    def _zeros(self) -> Floats:
-        shape = (self.seats, self.sizes.kv_heads, self._capacity, self.sizes.head_width)
-        return np.zeros(shape, dtype=np.float32)
+    def write(self, seat: int, keys_values: Floats) -> None:
+        """Put keys and values that were read before at the beginning of a seat."""
+        self._cache[:, seat, :, : keys_values.shape[2]] = keys_values
 
-    def _ensure_capacity(self, length: int) -> None:
-        """Make room for `length` positions. Padded positions may exceed the context window, so capacity may too."""
-        if length <= self._capacity:
-            return
-        held = self._capacity
-        self._capacity = -(-length // _CAPACITY_STEP) * _CAPACITY_STEP
-        for index, old in enumerate(self._cache):
-            self._cache[index] = self._zeros()
-            self._cache[index][:, :, :held] = old
-
-    def move(self, source: int, target: int) -> None:
-        """Copy one seat's cache over another's."""
-        for cache in self._cache:
-            cache[target] = cache[source]
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Copy one seat's first positions over another's."""
+        self._cache[:, target, :, :length] = self._cache[:, source, :, :length]
 
     def step(self, first: int, ids_BT: Integers, start_B: Integers, last_B: Integers) -> Floats:
         """Append tokens to seats [first, first + B) and return the logits (B, vocabulary) after each row's last one.
+
+        The logits are valid until the next step. Several tokens a row are taken in one run where all rows begin
+        at 0, and row by row where they do not.
 
         Args:
             first: The first seat.
@@ -120,21 +111,45 @@ class Decoder:
             last_B: Index of each row's last real token in `ids_BT`.
         """
         rows, length = ids_BT.shape
-        self._ensure_capacity(int(start_B.max()) + length)
+        if rows == 1 or length == 1 or not start_B.any():
+            return self._run(first, ids_BT, start_B, last_B)
+        logits_BV = np.empty((rows, self._logits.shape[1]), dtype=np.float32)
+        for row in range(rows):
+            one, real = slice(row, row + 1), int(last_B[row]) + 1
+            logits_BV[one] = self._run(first + row, ids_BT[one, :real], start_B[one], last_B[one])
+        return logits_BV
+
+    def _run(self, first: int, ids_BT: Integers, start_B: Integers, last_B: Integers) -> Floats:
+        rows, length = ids_BT.shape
+        bound = self._bound.get((first, rows)) or self._bind(first, rows)
+        self._ids[: rows * length].reshape(rows, length)[:] = ids_BT
+        self._filled[:rows] = start_B + (length - 1)
+        self._longest[...] = start_B.max() + length
+        self._last[:rows] = last_B
+        if bound.length != length:
+            bound.length = length
+            bound.binding.bind_input("ids", "cpu", 0, np.int64, (rows, length), self._ids.ctypes.data)
+        self._session.run_with_iobinding(bound.binding)
+        return self._logits[:rows]
+
+    def _bind(self, first: int, rows: int) -> _Bound:
+        if len(self._bound) >= _MOST_BOUND:
+            self._bound.clear()
         binding = self._session.io_binding()
-        for name, value in (("ids", ids_BT), ("start", start_B), ("last", last_B)):
-            binding.bind_input(name, "cpu", 0, np.int64, value.shape, value.ctypes.data)
-        logits = np.empty((rows, self.sizes.vocabulary), dtype=np.float32)
-        binding.bind_output("logits", "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
-        shape = (rows, *self._cache[0].shape[1:])
-        for index, cache in enumerate(self._cache):
-            name = f"{'value' if index % 2 else 'key'}_{index // 2}"
-            address = cache.ctypes.data + first * cache.strides[0]
-            binding.bind_input(f"past_{name}", "cpu", 0, np.float32, shape, address)
+        for name, value, shape in (
+            ("filled", self._filled, (rows,)),
+            ("longest", self._longest, ()),
+            ("last", self._last, (rows, 1, 1)),
+        ):
+            binding.bind_input(name, "cpu", 0, value.dtype, shape, value.ctypes.data)
+        logits_shape = (rows, 1, self._logits.shape[1])
+        binding.bind_output("logits", "cpu", 0, np.float32, logits_shape, self._logits.ctypes.data)
+        for name, cache in zip(self._caches, self._cache[:, first : first + rows], strict=True):
             # The same buffer on both sides: the graph then writes in place instead of copying the cache.
-            binding.bind_output(name, "cpu", 0, np.float32, shape, address)
-        self._session.run_with_iobinding(binding)
-        return logits
+            binding.bind_input(f"past_{name}", "cpu", 0, np.float32, cache.shape, cache.ctypes.data)
+            binding.bind_output(name, "cpu", 0, np.float32, cache.shape, cache.ctypes.data)
+        self._bound[first, rows] = bound = _Bound(binding)
+        return bound
 
 
 def _open_session(directory: Path) -> Any:

@@ -6,22 +6,28 @@ Promises:
 3. Chunks carry no thinking tags and no line breaks next to them; `Segment.text` keeps both.
 4. A parameter that cannot be honoured is refused by name, never dropped.
 5. `max_tokens` beyond the context window is not an error: it is an upper bound, and the window is one too.
+6. Keys and values of the longest known beginning of a prompt are reused, by exact token ids. That changes no token; the
+   usage says how many prompt tokens it saved (`cached_tokens`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from thinkroute.engines.embedded.decoder import Decoder
+from thinkroute.engines.embedded.jobs import Job
+from thinkroute.engines.embedded.lane import Lane
 from thinkroute.engines.embedded.options import read_sampling, read_stop, read_thinking
+from thinkroute.engines.embedded.prefixes import PrefixStore
 from thinkroute.engines.embedded.prompt import last_turn, render
 from thinkroute.engines.embedded.sampling import RowSampler
-from thinkroute.engines.embedded.scheduler import Delivery, Ended, Job, Lane, Scheduler
+from thinkroute.engines.embedded.scheduler import Scheduler
 from thinkroute.engines.embedded.transcript import Limits, Transcript
 from thinkroute.engines.embedded.vocabulary import Vocabulary
 from thinkroute.errors import InvalidRequest, ThinkrouteError, UnknownModel
@@ -43,6 +49,8 @@ class _Prepared:
 
     prompt_ids: list[int]
     sampler: RowSampler
+    limits: Limits
+    end_ids: tuple[int, int]
     transcript: Transcript
 
 
@@ -54,6 +62,8 @@ class EmbeddedEngine:
         check_scope: Called with a request's messages; raises when the members cannot make sense of them.
         seats: Rows that run at once, per member.
         queue_limit: Requests that may wait for a seat before new ones are refused.
+        prefix_bytes: Memory, per member, for the keys and values of ended requests, from which later ones that begin
+            with the same tokens go on; 0 computes every prompt in full.
     """
 
     def __init__(
@@ -63,11 +73,13 @@ class EmbeddedEngine:
         check_scope: ScopeCheck | None = None,
         seats: int = 64,
         queue_limit: int = 256,
+        prefix_bytes: int = 16 * 2**20,
     ) -> None:
         self._directories = dict(members)
         self._check_scope = check_scope
         self._seats = seats
         self._queue_limit = queue_limit
+        self._prefix_bytes = prefix_bytes
         self._members: dict[str, _Member] = {}
         self._scheduler: Scheduler | None = None
         self._starting = threading.Lock()
@@ -81,9 +93,11 @@ class EmbeddedEngine:
             if self._scheduler is None:
                 lanes: dict[str, Lane] = {}
                 for name, directory in self._directories.items():
-                    lanes[name] = Lane(Decoder(directory, seats=self._seats))
+                    decoder = Decoder(directory, seats=self._seats)
+                    prefixes = PrefixStore(self._prefix_bytes) if self._prefix_bytes else None
+                    lanes[name] = Lane(decoder, prefixes)
                     vocabulary = Vocabulary(directory / "tokenizer.json")
-                    self._members[name] = _Member(vocabulary, lanes[name].decoder.sizes.positions)
+                    self._members[name] = _Member(vocabulary, decoder.positions)
                 self._scheduler = Scheduler(lanes, queue_limit=self._queue_limit)
             return self._scheduler
 
@@ -98,6 +112,10 @@ class EmbeddedEngine:
         """Generations that hold a seat now."""
         return self._scheduler.running if self._scheduler else 0
 
+    def prefilled_tokens(self, member: str) -> int:
+        """Prompt tokens of one member that were computed since the start: those that were reused do not count."""
+        return self._scheduler.prefilled_tokens(member) if self._scheduler else 0
+
     async def generate(self, call: Call) -> AsyncGenerator[Chunk | Segment, None]:
         """Continue `call.messages` + `call.prefix`: chunks as they come (without `stream`, all at the end), then the segment.
 
@@ -111,28 +129,33 @@ class EmbeddedEngine:
         """
         scheduler = self._scheduler or await asyncio.to_thread(self._load)
         prepared = self._prepare(call)
-        loop = asyncio.get_running_loop()
-        arrived: asyncio.Queue[Delivery] = asyncio.Queue()
-
-        def outlet(delivery: Delivery) -> None:
-            try:
-                loop.call_soon_threadsafe(arrived.put_nowait, delivery)
-            except RuntimeError:  # the loop is closed: nobody listens any more
-                job.cancelled = True
-
-        job = Job(call.model, prepared.prompt_ids, prepared.sampler, prepared.transcript, outlet, call.stream)
+        transcript = prepared.transcript
+        job = Job(
+            call.model,
+            prepared.prompt_ids,
+            prepared.sampler,
+            prepared.limits.max_tokens,
+            prepared.end_ids,
+            # Stop strings are found here, not by the worker: it must not run on until it would stop by itself.
+            eager=call.stream or bool(prepared.limits.stop),
+        )
         scheduler.submit(job)
+        chunks: list[Chunk] = []
         try:
-            while True:
-                for item in await arrived.get():
-                    if isinstance(item, ThinkrouteError):
-                        raise item
-                    if isinstance(item, Ended):
-                        yield _segment(call.model, job, item)
-                        return
-                    yield item
+            while transcript.finish is None:
+                delivery = await job.arrived.get()
+                if isinstance(delivery, ThinkrouteError):
+                    raise delivery
+                chunks += transcript.take(delivery.token_ids, delivery.choices)
+                if transcript.finish is not None and not delivery.ended:
+                    scheduler.cancel(job)
+                if call.stream or transcript.finish is not None:
+                    for chunk in chunks:
+                        yield chunk
+                    chunks.clear()
+            yield _segment(call.model, job, transcript)
         finally:
-            if job.transcript.finish is None:
+            if transcript.finish is None:
                 scheduler.cancel(job)
 
     def _prepare(self, call: Call) -> _Prepared:
@@ -160,7 +183,8 @@ class EmbeddedEngine:
             answer_begun=answer_begun,
             wants_logprobs=sampling.logprobs,
         )
-        return _Prepared(prompt_ids, RowSampler(sampling), transcript)
+        ends = (member.vocabulary.end_id, member.vocabulary.close_id if call.until_thinking_end else -1)
+        return _Prepared(prompt_ids, RowSampler(sampling), limits, ends, transcript)
 
     def _prompt_ids(self, call: Call, vocabulary: Vocabulary) -> tuple[list[int], list[int]]:
         """Ids of the whole prompt, and the part of them that is the assistant message so far."""
@@ -195,13 +219,13 @@ def _context_overflow(prompt_tokens: int, positions: int) -> InvalidRequest:
     return error
 
 
-def _segment(model: str, job: Job, ended: Ended) -> Segment:
-    transcript = job.transcript
-    assert transcript.finish is not None  # noqa: S101 - `Ended` is sent only then
+def _segment(model: str, job: Job, transcript: Transcript) -> Segment:
+    assert transcript.finish is not None  # noqa: S101 - only then there is one
     usage = Usage(
         prompt_tokens=len(job.prompt_ids),
         completion_tokens=len(transcript.token_ids),
         reasoning_tokens=transcript.reasoning_tokens,
+        cached_tokens=job.reused_tokens,
         provenance="counted",
     )
     return Segment(
@@ -212,6 +236,6 @@ def _segment(model: str, job: Job, ended: Ended) -> Segment:
         logprobs=tuple(transcript.logprobs) if job.sampler.sampling.logprobs else None,
         usage=usage,
         thinking_closed=not transcript.thinking,
-        ttft_s=ended.ttft_s,
-        latency_s=ended.latency_s,
+        ttft_s=None if job.first_token_s is None else job.first_token_s - job.submitted_s,
+        latency_s=time.perf_counter() - job.submitted_s,
     )

@@ -6,14 +6,15 @@ generator, so a row's tokens do not depend on who shares its batch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
+Integers = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,15 +32,22 @@ class Sampling:
     top_logprobs: int = 0
 
 
-@dataclass(slots=True)
 class RowSampler:
     """A row's settings and its random state."""
 
-    sampling: Sampling
-    generator: np.random.Generator = field(init=False)
+    __slots__ = ("_generator", "sampling", "special")
 
-    def __post_init__(self) -> None:
-        self.generator = np.random.Generator(np.random.PCG64(self.sampling.seed))
+    def __init__(self, sampling: Sampling) -> None:
+        self.sampling = sampling
+        self.special = sampling.temperature > 0 or sampling.logprobs
+        """Whether there is more to do than to take the most likely token."""
+        self._generator: np.random.Generator | None = None
+
+    def draw_uniform(self) -> float:
+        """The next random number of this row, in [0, 1)."""
+        if self._generator is None:  # most rows are greedy, and seeding takes longer than a token
+            self._generator = np.random.Generator(np.random.PCG64(self.sampling.seed))
+        return self._generator.random()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +77,9 @@ def _truncate(logprobs_V: Doubles, sampling: Sampling) -> Doubles:
     return truncated
 
 
-def _draw(logprobs_V: Doubles, generator: np.random.Generator) -> int:
+def _draw(logprobs_V: Doubles, uniform: float) -> int:
     cumulative = np.cumsum(np.exp(logprobs_V))
-    drawn = int(np.searchsorted(cumulative, generator.random() * float(cumulative[-1]), side="right"))
+    drawn = int(np.searchsorted(cumulative, uniform * float(cumulative[-1]), side="right"))
     return min(drawn, int(np.flatnonzero(np.isfinite(logprobs_V))[-1]))
 
 
@@ -83,22 +91,19 @@ def _describe(token_id: int, logprobs_V: Doubles, sampling: Sampling) -> Choice:
     return Choice(token_id, float(logprobs_V[token_id]), top)
 
 
-def choose(logits_BV: Floats, rows: Sequence[RowSampler]) -> list[Choice]:
-    """Choose one token for each row of logits."""
-    greedy = logits_BV.argmax(axis=-1)
-    choices = [Choice(int(token_id)) for token_id in greedy]
-    special = [
-        index for index, row in enumerate(rows) if row.sampling.temperature > 0 or row.sampling.logprobs
-    ]
-    if not special:
-        return choices
-    temperatures = np.array([rows[index].sampling.temperature or 1.0 for index in special])
-    logprobs_BV = _log_softmax(logits_BV[special].astype(np.float64) / temperatures[:, None])
-    for index, logprobs_V in zip(special, logprobs_BV, strict=True):
-        sampling, token_id = rows[index].sampling, int(greedy[index])
+def choose(logits_BV: Floats, samplers: Mapping[int, RowSampler]) -> tuple[Integers, dict[int, Choice]]:
+    """The next token of every row, and the choices of the rows in `samplers`; all other rows are greedy."""
+    ids_B = logits_BV.argmax(axis=-1)
+    if not samplers:
+        return ids_B, {}
+    temperatures = np.array([sampler.sampling.temperature or 1.0 for sampler in samplers.values()])
+    logprobs_BV = _log_softmax(logits_BV[list(samplers)].astype(np.float64) / temperatures[:, None])
+    choices: dict[int, Choice] = {}
+    for (row, sampler), logprobs_V in zip(samplers.items(), logprobs_BV, strict=True):
+        sampling = sampler.sampling
         if sampling.temperature > 0:
             if sampling.top_k or sampling.top_p < 1:
                 logprobs_V = _truncate(logprobs_V, sampling)  # noqa: PLW2901
-            token_id = _draw(logprobs_V, rows[index].generator)
-        choices[index] = _describe(token_id, logprobs_V, sampling)
-    return choices
+            ids_B[row] = _draw(logprobs_V, sampler.draw_uniform())
+        choices[row] = _describe(int(ids_B[row]), logprobs_V, sampling)
+    return ids_B, choices

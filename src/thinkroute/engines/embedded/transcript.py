@@ -8,7 +8,7 @@ answer only: a stop found in the reasoning would leave the caller without an ans
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from thinkroute.engines.embedded.sampling import Choice
@@ -36,7 +36,7 @@ def held_back(text: str, stops: Sequence[str]) -> int:
 
 
 class Transcript:
-    """The output of one row; `push` takes its tokens one by one."""
+    """The output of one row."""
 
     def __init__(
         self,
@@ -61,28 +61,60 @@ class Transcript:
         self._vocabulary = vocabulary
         self._limits = limits
         self._wants_logprobs = wants_logprobs
+        self._one_by_one = wants_logprobs or bool(limits.stop)
         self._decoder = vocabulary.incremental_decoder()
         self._begun = answer_begun
         self._held: str = ""
         self._held_logprobs: deque[tuple[int, TokenLogprob]] = deque()
 
-    def push(self, choice: Choice) -> list[Chunk]:
-        """Take the next token; returns what became visible. Look at `finish` afterwards."""
-        token_id = choice.token_id
-        self.token_ids.append(token_id)
-        logprob = self._record(choice) if self._wants_logprobs else None
-        if token_id == self._vocabulary.end_id:
-            self.finish = "stop"
-            chunks: list[Chunk] = []
-        elif token_id in (self._vocabulary.open_id, self._vocabulary.close_id):
-            chunks = self._take_tag(token_id)
-        else:
-            chunks = self._take_text(token_id, logprob)
+    def take(self, token_ids: Sequence[int], choices: Sequence[Choice] = ()) -> list[Chunk]:
+        """Take the next tokens; returns what became visible. Look at `finish` afterwards.
+
+        However tokens are divided over calls, the text, the counts and the end are the same. Tokens after the one
+        that ends the row are left out.
+
+        Args:
+            token_ids: At least one.
+            choices: One per token where log-probabilities are wanted.
+        """
+        chunks: list[Chunk] = []
+        token_ids = token_ids[: self._limits.max_tokens - len(self.token_ids)]
+        for run in self._runs(token_ids):
+            taken = len(self.token_ids)
+            self.token_ids += run
+            chunks += self._take_run(run, choices)
+            choices = choices[len(self.token_ids) - taken :]
+            if self.finish is not None:
+                break
         if self.finish is None and len(self.token_ids) >= self._limits.max_tokens:
             self.finish = "length"
         if self.finish is not None:
             chunks += self._release(everything=True)
         return chunks
+
+    def _runs(self, token_ids: Sequence[int]) -> Iterator[Sequence[int]]:
+        """Tokens that can be taken together: text between special tokens, unless every token must be looked at."""
+        if self._one_by_one or len(token_ids) == 1:
+            yield from ([token_id] for token_id in token_ids)
+            return
+        begin = 0
+        for place, token_id in enumerate(token_ids):
+            if token_id in self._vocabulary.special_ids:
+                if begin < place:
+                    yield token_ids[begin:place]
+                yield token_ids[place : place + 1]
+                begin = place + 1
+        if begin < len(token_ids):
+            yield token_ids[begin:]
+
+    def _take_run(self, run: Sequence[int], choices: Sequence[Choice]) -> list[Chunk]:
+        logprob = self._record(choices[0]) if self._wants_logprobs else None
+        if run[0] == self._vocabulary.end_id:
+            self.finish = "stop"
+            return []
+        if run[0] in self._vocabulary.special_ids:
+            return self._take_tag(run[0])
+        return self._take_text(run, logprob)
 
     def _record(self, choice: Choice) -> TokenLogprob:
         text_of = self._vocabulary.text_of
@@ -100,10 +132,10 @@ class Transcript:
             self.finish = "thinking_end"
         return chunks
 
-    def _take_text(self, token_id: int, logprob: TokenLogprob | None) -> list[Chunk]:
-        piece: str = self._decoder.decode(self._vocabulary.bytes_of(token_id))
+    def _take_text(self, run: Sequence[int], logprob: TokenLogprob | None) -> list[Chunk]:
+        piece: str = self._decoder.decode(self._vocabulary.bytes_of_all(run))
         self.text += piece
-        self.reasoning_tokens += self.thinking
+        self.reasoning_tokens += len(run) * self.thinking
         if not self._begun:
             piece = piece.lstrip("\n")
             if not piece:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import codecs
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -30,14 +32,16 @@ class Vocabulary:
         self._tokenizer = Tokenizer.from_file(str(path))
         table = _bytes_of_symbols()
         added = {index: token.content for index, token in self._tokenizer.get_added_tokens_decoder().items()}
-        self._bytes: list[bytes] = []
+        self._bytes: defaultdict[int, bytes] = defaultdict(bytes)
         for index in range(self._tokenizer.get_vocab_size()):
             symbols = self._tokenizer.id_to_token(index) or ""
             plain = added.get(index)
-            self._bytes.append(plain.encode() if plain else bytes(table[symbol] for symbol in symbols))
+            self._bytes[index] = plain.encode() if plain else bytes(table[symbol] for symbol in symbols)
         self.end_id = self._id(TURN_END)
         self.open_id = self._id(THINK_OPEN)
         self.close_id = self._id(THINK_CLOSE)
+        self.special_ids = frozenset({self.end_id, self.open_id, self.close_id})
+        """Tokens that are not text: the end of the turn, and the tags around thinking."""
 
     def _id(self, token: str) -> int:
         index = self._tokenizer.token_to_id(token)
@@ -51,7 +55,11 @@ class Vocabulary:
 
     def bytes_of(self, token_id: int) -> bytes:
         """Exact bytes of one token; empty for the padding rows of the embedding."""
-        return self._bytes[token_id] if token_id < len(self._bytes) else b""
+        return self._bytes[token_id]
+
+    def bytes_of_all(self, token_ids: Sequence[int]) -> bytes:
+        """Exact bytes of consecutive tokens."""
+        return b"".join(map(self._bytes.__getitem__, token_ids))
 
     def text_of(self, token_id: int) -> str:
         """Text of one token, for display: part of a character becomes U+FFFD."""
@@ -59,7 +67,7 @@ class Vocabulary:
 
     def decode(self, token_ids: list[int]) -> str:
         """The concatenation of the tokens' bytes as text."""
-        return b"".join(map(self.bytes_of, token_ids)).decode(errors="replace")
+        return self.bytes_of_all(token_ids).decode(errors="replace")
 
     @staticmethod
     def incremental_decoder() -> codecs.IncrementalDecoder:

@@ -1,0 +1,87 @@
+"""Keys and values of prompts seen before, so that a prompt that begins alike is not computed again.
+
+Owns a bounded store of one member. Prefixes are compared token id by token id, never as text. What is stored never
+changes what is generated, only how much of it has to be computed: losing an entry is always safe.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import OrderedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Integers = NDArray[np.int64]
+
+_ID_BYTES = 4
+
+
+def _key(ids_T: Integers) -> bytes:
+    # Big-endian, so that the order of keys is the order of the ids.
+    return ids_T.astype(">u4").tobytes()
+
+
+def shared_length(left: bytes, right: bytes) -> int:
+    """How many token ids two keys have in common from their beginning on."""
+    length = min(len(left), len(right)) // _ID_BYTES
+    differing = np.frombuffer(left, np.uint32, length) != np.frombuffer(right, np.uint32, length)
+    first = int(differing.argmax()) if length else 0
+    return first if length and differing[first] else length
+
+
+class PrefixStore:
+    """Token ids → their keys and values, least recently used ones leaving first.
+
+    Keys are kept sorted: whatever shares most with a prompt stands next to where the prompt would.
+
+    Args:
+        limit_bytes: Most memory of all entries together; 0 stores nothing.
+    """
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+        self.used_bytes = 0
+        self._sorted: list[bytes] = []
+        self._entries: OrderedDict[bytes, Floats] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def longest(self, ids_T: Integers) -> tuple[int, Floats | None]:
+        """How many first ids are known, and the keys and values (caches, heads, length, width) that begin with theirs."""
+        key = _key(ids_T)
+        best, found = 0, None
+        place = bisect_left(self._sorted, key)
+        for neighbour in self._sorted[max(0, place - 1) : place + 1]:
+            if (shared := shared_length(key, neighbour)) > best:
+                best, found = shared, neighbour
+        if found is None:
+            return 0, None
+        self._entries.move_to_end(found)
+        return best, self._entries[found]
+
+    def covers(self, ids_T: Integers) -> bool:
+        """Whether all of these ids are known already, which then counts as a use."""
+        return self.longest(ids_T)[0] == len(ids_T)
+
+    def put(self, ids_T: Integers, keys_values: Floats) -> None:
+        """Remember the keys and values of these ids, in the place of entries that they begin with."""
+        key = _key(ids_T)
+        size = keys_values.nbytes + len(key)
+        if size > self.limit_bytes or key in self._entries:
+            return
+        place = bisect_left(self._sorted, key)
+        while place and key.startswith(self._sorted[place - 1]):
+            place -= 1
+            self._forget(self._sorted[place])
+        while self.used_bytes + size > self.limit_bytes:
+            self._forget(next(iter(self._entries)))
+        self._sorted.insert(bisect_left(self._sorted, key), key)
+        self._entries[key] = keys_values
+        self.used_bytes += size
+
+    def _forget(self, key: bytes) -> None:
+        self.used_bytes -= self._entries.pop(key).nbytes + len(key)
+        del self._sorted[bisect_left(self._sorted, key)]
