@@ -27,6 +27,7 @@ def test_a_graded_answer_becomes_a_row_with_its_propensity(
             "latency_s": 0.5,
             "finish_reason": "stop",
             "propensity": 0.75,
+            "propensities": {"m@budget=8": 0.75},
         }
     ]
 

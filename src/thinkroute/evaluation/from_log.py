@@ -47,8 +47,12 @@ def table_from_log(records: Iterable[DecisionRecord]) -> LogTable:
     column_of = {arm: place for place, arm in enumerate(table.arms)}
     propensity_QA = np.full((len(table), len(table.arms)), np.nan)
     for row in rows:
+        # Of the arms that were not called, too: an estimate for another policy must know which could have been.
+        known = {arm: propensity for arm, propensity in row["propensities"].items() if arm in column_of}
         if row["propensity"] is not None:
-            propensity_QA[row_of[row["query_id"]], column_of[row["arm_id"]]] = row["propensity"]
+            known[row["arm_id"]] = row["propensity"]
+        for arm, propensity in known.items():
+            propensity_QA[row_of[row["query_id"]], column_of[arm]] = propensity
     return LogTable(replace(table, propensity_QA=propensity_QA), len(graded) - len(rows))
 
 

@@ -174,6 +174,9 @@ def _cells_to_write(table: OutcomeTable) -> tuple[NDArray[np.intp], NDArray[np.i
         measured_QA |= ~np.isnan(matrix)
     if table.finish_QA is not None:
         measured_QA |= table.finish_QA != ""
+    if table.propensity_QA is not None:
+        # What was not called has no outcome, but how likely it was belongs to the log.
+        measured_QA |= ~np.isnan(table.propensity_QA)
     rows, arms = np.nonzero(measured_QA)
     bare = np.flatnonzero(~measured_QA.any(axis=1))
     rows, arms = np.concatenate([rows, bare]), np.concatenate([arms, np.full(len(bare), -1)])

@@ -35,6 +35,8 @@ class OutcomeRow(TypedDict):
     finish_reason: str | None
     propensity: float | None
     """Probability with which the logging policy chose the arm."""
+    propensities: dict[str, float]
+    """That of every arm that was allowed, by id; 0 for one the policy would never have chosen there."""
 
 
 def outcome_rows(records: Iterable[DecisionRecord], *, graded_only: bool = True) -> Iterator[OutcomeRow]:
@@ -63,4 +65,5 @@ def outcome_rows(records: Iterable[DecisionRecord], *, graded_only: bool = True)
             latency_s=record.latency_s,
             finish_reason=record.finish_reason,
             propensity=record.propensity,
+            propensities={score.arm_id: score.propensity for score in record.scores if score.allowed},
         )
