@@ -10,8 +10,9 @@ from typer.testing import CliRunner
 
 from thinkroute.cli import data, evaluate, fit
 from thinkroute.errors import ConfigError, DataError
+from thinkroute.evaluation import leaderboard
 from thinkroute.evaluation.outcomes import read_outcomes, write_outcomes
-from thinkroute.routers import OutcomeTable, load_router
+from thinkroute.routers import ROUTERS, OutcomeTable, fit_router, load_router, save_router
 from thinkroute.types import Query
 
 app = typer.Typer()
@@ -23,6 +24,9 @@ def run(*arguments: str | Path) -> str:
     result = CliRunner().invoke(app, list(map(str, arguments)), catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return result.stdout
+
+
+QUICK = [part for name in ("constant", "knn", "ridge") for part in ("--router", name)]
 
 
 @pytest.fixture
@@ -69,7 +73,7 @@ def test_fit_joins_several_tables(table: Path, tmp_path: Path) -> None:
 
 
 def test_evaluate_prints_baselines_and_routers(table: Path) -> None:
-    out = run("evaluate", table, "--all", "--seeds", "2")
+    out = run("evaluate", table, *QUICK, "--seeds", "2")
     for word in ("oracle", "task lookup", "best single", "random mixing", "knn", "ridge", "AIQ"):
         assert word in out
 
@@ -78,9 +82,104 @@ def test_evaluate_writes_page_numbers_and_picture(table: Path, tmp_path: Path) -
     out = run("evaluate", table, "--router", "knn", "--seeds", "1", "-o", tmp_path / "res" / "own", "--json")
     report = json.loads(out)
     assert [router["router"] for router in report["leaderboards"][0]["routers"]] == ["knn"]
-    assert sorted(path.name for path in (tmp_path / "res").iterdir()) == ["own.json", "own.md", "own.svg"]
+    written = sorted(path.name for path in (tmp_path / "res").iterdir())
+    assert written == ["own-reliability.svg", "own.json", "own.md", "own.svg"]
     run("evaluate", table, "--router", "knn", "--seeds", "1", "--plot", tmp_path / "p.png")
     assert (tmp_path / "p.png").is_file()
+
+
+def test_evaluate_all_leaves_out_slow_routers_and_takes_every_other(
+    table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = {name: ROUTERS[name] for name in ("constant", "best_single", "random_mix")}
+    monkeypatch.setattr("thinkroute.routers.ROUTERS", known)
+    monkeypatch.setattr(leaderboard, "SLOW_ROUTERS", frozenset({"random_mix"}))
+
+    def judged(*arguments: str) -> list[str]:
+        found = json.loads(run("evaluate", table, "--seeds", "1", "--json", *arguments))
+        return [router["router"] for router in found["leaderboards"][0]["routers"]]
+
+    assert judged("--all") == judged() == ["constant", "best_single"]
+    assert judged("--all", "--slow") == ["constant", "best_single", "random_mix"]
+    assert judged("--all", "--router", "random_mix") == ["constant", "best_single", "random_mix"]
+
+
+def test_evaluate_takes_several_tables_apart_or_together(table: Path) -> None:
+    other = table.with_name("other.parquet")
+    write_outcomes(read_outcomes(table), other)
+    arguments = ("evaluate", table, other, "--router", "constant", "--seeds", "1", "--json")
+    apart = json.loads(run(*arguments))
+    assert [board["table"] for board in apart["leaderboards"]] == ["own", "other"]
+    assert [shared["equal"] for shared in apart["shared_questions"]] == [60, 60]
+    (board,) = json.loads(run(*arguments, "--together"))["leaderboards"]
+    assert (board["table"], board["queries"]) == ("own + other", 120)
+
+
+def test_evaluate_splits_by_new_arm_and_drops_near_duplicates(table: Path) -> None:
+    arguments = ("--router", "best_single", "--seeds", "1", "--split", "arm", "--shots", "5", "--drop-near")
+    (board,) = json.loads(run("evaluate", table, *arguments, "--json"))["leaderboards"]
+    assert [fold.split(",")[0] for fold in board["folds"]] == ["small@off", "large@high"]
+    assert board["leakage"]["dropped"] is True
+
+
+def test_a_decision_log_is_judged_without_asking_again(tmp_path: Path) -> None:
+    """Half of the traffic explored: integrals need the large arm, and the log knows."""
+    rng = np.random.default_rng(0)
+    rows = 300
+    hard = rng.integers(2, size=rows)
+    called = (rng.uniform(size=rows) < 0.25).astype(int)
+    quality, propensity = np.full((rows, 2), np.nan), np.tile([0.75, 0.25], (rows, 1))
+    quality[np.arange(rows), called] = np.where((hard == 0) | (called == 1), 1.0, 0.0)
+    cost = np.where(np.isnan(quality), np.nan, [0.001, 0.01])
+    log = OutcomeTable(
+        query_ids=tuple(map(str, range(rows))),
+        texts=tuple(f"{'integrate' if h else 'add'} {n}" for n, h in enumerate(hard)),
+        arms=("small@off", "large@high"),
+        measured={"quality": quality, "cost_usd": cost},
+        propensity_QA=propensity,
+    )
+    write_outcomes(log, tmp_path / "log.parquet")
+    again = read_outcomes(tmp_path / "log.parquet")
+    assert again.propensity_QA is not None
+    assert not np.isnan(again.propensity_QA).any()
+    saved = tmp_path / "saved"
+    save_router(fit_router("best_single", again), saved)
+    arguments = ("--saved", saved, "--folds", "2", "--clip", "3")
+    log_file = tmp_path / "log.parquet"
+    found = json.loads(run("evaluate-log", log_file, *arguments, "--router", "ridge", "--json"))
+    scores = {target["name"]: target for target in found["targets"]}
+    assert set(scores) == {"ridge", str(saved)}
+    best = {
+        estimate["method"]: estimate for estimate in scores[str(saved)]["quality"] if not estimate["clip"]
+    }
+    assert best["dr"]["low"] <= 1.0 <= best["dr"]["high"] + 1e-9
+    assert scores[str(saved)]["quality_gain"]["low"] > 0.2
+    shown = run("evaluate-log", log_file, *arguments, "--reward-model", "constant", "--value-usd", "0.1")
+    for word in ("as logged", "IPS", "SNIPS", "DR, clip 3", "gain (DR)", "effective choices"):
+        assert word in shown
+    with pytest.raises(DataError, match="evaluate-log"):
+        run("evaluate", log_file)
+
+
+def test_the_gateways_own_log_is_read_through_its_configuration(tmp_path: Path) -> None:
+    config = tmp_path / "gateway.yaml"
+    config.write_text(f"store:\n  path: {tmp_path / 'decisions.db'}\n")
+    with pytest.raises(DataError, match="no choice to estimate from: it is empty"):
+        run("evaluate-log", "--config", config, "--router", "constant")
+
+
+def test_misroutes_are_printed_and_stored(table: Path, tmp_path: Path) -> None:
+    out = run("misroutes", table, "--router", "constant", "--router", "ridge", "-o", tmp_path / "mis")
+    for word in ("constant", "ridge", "AUROC", "Weak arm small@off"):
+        assert word in out
+    stored = json.loads((tmp_path / "mis.json").read_text())
+    coin = stored["routers"][0]
+    assert coin["hard_to_weak"]["mean"] == pytest.approx(0.5)
+    assert stored["origin"]["command"].startswith("thinkroute")
+    assert "By domain" in (tmp_path / "mis.md").read_text()
+    save_router(fit_router("constant", read_outcomes(table)), tmp_path / "saved")
+    found = json.loads(run("misroutes", table, "--saved", tmp_path / "saved", "--json"))
+    assert [router["router"] for router in found["routers"]] == [str(tmp_path / "saved")]
 
 
 def test_data_shows_lists_and_converts(table: Path, tmp_path: Path) -> None:
@@ -111,8 +210,12 @@ def _gzip(text: str) -> bytes:
         (("fit", "TABLE", "-o", "r", "--router", "oracle"), ConfigError, "unknown router 'oracle'"),
         (("fit", "TABLE", "-o", "r", "--set", "neighbours"), ConfigError, "name=value"),
         (("fit", "TABLE", "-o", "r", "--encoder", "bert"), ConfigError, "unknown encoder 'bert'"),
-        (("evaluate", "TABLE", "--split", "weird"), ConfigError, "iid, task, source"),
+        (("evaluate", "TABLE", "--split", "weird"), ConfigError, "iid, task, each-task, arm, source"),
         (("evaluate", "TABLE", "--router", "x"), ConfigError, "unknown router 'x'"),
+        (("evaluate", "TABLE", "TABLE"), ConfigError, "same name"),
+        (("evaluate",), ConfigError, "nothing to evaluate"),
+        (("evaluate-log", "TABLE", "--router", "knn"), DataError, "no column 'propensity'"),
+        (("evaluate-log", "TABLE"), ConfigError, "which policy"),
         (("data", "convert", "nothing", "-o", "x", "--data", "."), ConfigError, "unknown data set"),
         (("data", "fetch", "routerdc-7llm"), ConfigError, "--data"),
         (("data", "convert", "all", "-o", "x"), ConfigError, "--data"),

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from thinkroute.errors import DataError
-from thinkroute.evaluation.splits import normalise, split, text_groups
+from thinkroute.evaluation.outcomes import concat
+from thinkroute.evaluation.splits import MOST_TASK_FOLDS, folds, normalise, split, text_groups, without_arm
 from thinkroute.routers import OutcomeTable
 
 
@@ -82,3 +83,53 @@ def test_impossible_splits_are_refused() -> None:
 
 def test_groups_are_numbered_by_first_appearance() -> None:
     assert text_groups(table_of(["b", "a", "B!"])).tolist() == [0, 1, 0]
+
+
+def test_a_question_that_two_sets_share_stays_on_one_side_of_both() -> None:
+    """MMLU and its relatives stand in many sets, with other models' labels."""
+    one, two = (
+        table_of([f"question {n}" for n in range(30)]),
+        table_of([f"Question {n}!" for n in range(15, 45)]),
+    )
+    joined = concat([one, two], ["one", "two"])
+    for seed in range(5):
+        train, test = split(joined, "iid", seed)
+        texts = [normalise(text) for text in joined.texts]
+        assert not {texts[int(row)] for row in train} & {texts[int(row)] for row in test}
+        sides = {joined.query_ids[int(row)].split("/")[0] for row in test}
+        assert sides == {"one", "two"}
+
+
+def test_every_task_is_left_out_once_and_many_tasks_in_groups() -> None:
+    table = table_of([f"q{n}" for n in range(40)], [f"task{n % 20}" for n in range(40)])
+    found = folds(table, "each-task", (0,))
+    assert len(found) == MOST_TASK_FOLDS
+    assert sorted(np.concatenate([fold.test for fold in found]).tolist()) == list(range(40))
+    for fold in found:
+        tested = {table.tasks[int(row)] for row in fold.test}
+        assert tested.isdisjoint({table.tasks[int(row)] for row in fold.train})
+    few = folds(table.take(range(6)), "each-task", (0,))
+    assert [fold.name for fold in few] == [f"without task{n}" for n in range(6)]
+
+
+def test_every_arm_is_new_once_a_seed() -> None:
+    found = folds(table_of([f"q{n}" for n in range(20)]), "arm", (0, 1))
+    assert [(fold.new_arm, fold.seed) for fold in found] == [("a", 0), ("a", 1), ("b", 0), ("b", 1)]
+    assert found[0].test.tolist() == found[2].test.tolist()
+
+
+def test_a_new_arms_outcomes_are_missing_but_for_the_shots() -> None:
+    table = table_of([f"q{n}" for n in range(20)])
+    hidden = without_arm(table, "b", shots=3, seed=0)
+    assert np.isnan(hidden.quality_QA[:, 1]).sum() == 17
+    assert not np.isnan(hidden.quality_QA[:, 0]).any()
+    assert not np.isnan(table.quality_QA).any()
+    assert np.isnan(without_arm(table, "b", shots=0, seed=0).quality_QA[:, 1]).all()
+
+
+def test_one_fold_a_seed_or_one_of_the_sources_own() -> None:
+    table = table_of([f"q{n}" for n in range(10)], splits=[*["train"] * 5, *["test"] * 5])
+    assert [fold.name for fold in folds(table, "iid", (0, 1, 2))] == ["seed 0", "seed 1", "seed 2"]
+    assert [fold.name for fold in folds(table, "source", (0, 1))] == ["source"]
+    with pytest.raises(DataError, match="several folds"):
+        split(table, "arm", 0)

@@ -7,29 +7,62 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from thinkroute.cli import evaluate_log, misroutes
 from thinkroute.cli.data import DataOption, JsonOption
 
 if TYPE_CHECKING:
+    from thinkroute.evaluation.leaderboard import Protocol
     from thinkroute.evaluation.scores import Leaderboard
+    from thinkroute.evaluation.splits import SplitKind
+    from thinkroute.routers.table import OutcomeTable
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command."""
+    """Add this command, and its relatives for decision logs and for prompts meant to mislead."""
     app.command("evaluate")(evaluate)
+    app.command("evaluate-log")(evaluate_log.evaluate_log)
+    app.command("misroutes")(misroutes.misroutes)
 
 
 def evaluate(
-    tables: Annotated[list[str], typer.Argument(help="Outcome tables: Parquet files or names of data sets.")],
+    tables: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Outcome tables: Parquet files or names of data sets. Default: all that lie here."
+        ),
+    ] = None,
     router: Annotated[list[str] | None, typer.Option(help="Router to judge (repeatable).")] = None,
-    every: Annotated[bool, typer.Option("--all", help="Judge every router there is.")] = False,
-    split: Annotated[str, typer.Option(help="iid, task (whole tasks unseen) or source.")] = "iid",
+    every: Annotated[
+        bool, typer.Option("--all", help="Judge every router that fits quickly; one that fails is a line.")
+    ] = False,
+    slow: Annotated[
+        bool, typer.Option("--slow", help="With --all: those that take minutes to fit, too.")
+    ] = False,
+    fit_limit: Annotated[
+        float, typer.Option(min=0, help="With --all: seconds one fit may take before a router drops out.")
+    ] = 120.0,
+    split: Annotated[
+        str, typer.Option(help="iid, task (a part unseen), each-task, arm (each new once) or source.")
+    ] = "iid",
     seeds: Annotated[int, typer.Option(min=1, help="How many random splits.")] = 5,
     test_share: Annotated[
         float, typer.Option(min=0.05, max=0.95, help="Part of the queries that is tested.")
     ] = 0.3,
+    shots: Annotated[
+        int, typer.Option(min=0, help="With --split arm: outcomes of the new arm the fit may see.")
+    ] = 0,
+    drop_near: Annotated[
+        bool, typer.Option("--drop-near", help="Learn from no question that resembles a tested one.")
+    ] = False,
+    together: Annotated[
+        bool,
+        typer.Option("--together", help="Judge on all tables as one; questions they share stay together."),
+    ] = False,
+    encoder: Annotated[str, typer.Option(help="Which encoder reads the text.")] = "hashed_ngrams",
     plot: Annotated[Path | None, typer.Option(help="Draw the frontiers to this .svg, .png or .pdf.")] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write NAME.md, NAME.json and NAME.svg.")
+        Path | None,
+        typer.Option("--output", "-o", help="Write NAME.md, NAME.json, NAME.svg and NAME-reliability.svg."),
     ] = None,
     data: DataOption = None,
     json: JsonOption = False,
@@ -39,44 +72,119 @@ def evaluate(
     Fits on one part, replays on the other at every value of a right answer; prints quality, AIQ, cost share and
     paired intervals against the best single arm. docs/evaluation.md explains every column.
     """
-    from rich.status import Status
-
-    from thinkroute.cli.console import err, out
+    from thinkroute.cli.console import out
     from thinkroute.errors import ConfigError
-    from thinkroute.evaluation import leaderboard, report
-    from thinkroute.evaluation.datasets import load_table
-    from thinkroute.evaluation.plots import plot_frontiers
-    from thinkroute.evaluation.splits import SPLITS, SplitKind
+    from thinkroute.evaluation import report
+    from thinkroute.evaluation.leaderboard import SLOW_ROUTERS, Protocol
+    from thinkroute.evaluation.leakage import shared_questions
+    from thinkroute.evaluation.outcomes import concat
+    from thinkroute.evaluation.splits import SPLITS
     from thinkroute.routers import ROUTERS, router_kind
+    from thinkroute.signals import encoder_kind
 
     kinds: dict[str, SplitKind] = {kind: kind for kind in SPLITS}
     if split not in kinds:
         raise ConfigError(f"unknown split {split!r}: use one of {', '.join(SPLITS)}")
-    names = tuple(ROUTERS) if every or not router else tuple(dict.fromkeys(router))
-    for name in names:
+    encoder_kind(encoder)
+    named = tuple(dict.fromkeys(router or ()))
+    for name in named:
         router_kind(name)
-    protocol = leaderboard.Protocol(names, kinds[split], tuple(range(seeds)), test_share)
-    with Status("reading outcomes", console=err()) as status:
-        boards = [
-            leaderboard.evaluate(
-                load_table(reference, data), protocol, name=Path(reference).stem, progress=status.update
-            )
-            for reference in tables
-        ]
-    found = report.make_report(boards, report.command_line())
-    picture = plot
-    if output is not None and plot is None and any(board.cost_unit for board in boards):
-        picture = output.with_suffix(".svg")
-    if picture is not None:
-        plot_frontiers(boards, picture)
-    written = report.write_report(found, output, picture.name if picture else None) if output else []
+    compared = named
+    if every or not named:
+        compared = (*(name for name in ROUTERS if slow or name not in SLOW_ROUTERS), *named)
+    protocol = Protocol(
+        tuple(dict.fromkeys(compared)),
+        kinds[split],
+        tuple(range(seeds)),
+        test_share,
+        encoder=encoder,
+        near_duplicates="drop" if drop_near else "report",
+        shots=shots,
+        keep_going=every or not named,
+        fit_limit_s=None if slow or not (every or not named) else fit_limit,
+    )
+    loaded = _load(tables or [], data, kinds[split])
+    if together:
+        loaded = {" + ".join(loaded): concat(list(loaded.values()), list(loaded))}
+    boards = _judge(loaded, protocol)
+    shared = (
+        shared_questions({name: table.texts for name, table in loaded.items()}) if len(loaded) > 1 else []
+    )
+    found = report.make_report(boards, report.command_line(), shared)
+    pictures = _draw(boards, plot, output)
+    written = report.write_report(found, output, [path.name for path in pictures]) if output else []
     if json:
         typer.echo(report.to_json(found).decode())
         return
     for board in boards:
         _print_board(board)
-    for path in [*written, *([picture] if picture else [])]:
+    for path in [*written, *pictures]:
         out().print(f"wrote {path}", highlight=False, soft_wrap=True)
+
+
+def _load(references: list[str], data: Path | None, split: SplitKind) -> dict[str, OutcomeTable]:
+    """Tables by name. Without references: every data set that lies here and can be judged under this split."""
+    from thinkroute.cli.console import err
+    from thinkroute.errors import ConfigError, DataError
+    from thinkroute.evaluation.datasets import DATASETS, data_root, load_table
+    from thinkroute.evaluation.leaderboard import Protocol, fits_planned
+
+    if references:
+        loaded = {Path(reference).stem: load_table(reference, data) for reference in references}
+        if len(loaded) < len(references):
+            raise ConfigError("two tables have the same name: rename one, a report tells them apart by name")
+        return loaded
+    root = data_root(data)
+    here = [name for name in DATASETS if root is not None and (root / name).is_dir()]
+    if not here:
+        raise ConfigError("nothing to evaluate: name a table, or give --data a directory of data sets")
+    found: dict[str, OutcomeTable] = {}
+    for name in here:
+        table = load_table(name, data)
+        try:
+            fits_planned(table, Protocol((), split))
+        except DataError as error:
+            err().print(f"{name} left out: {error.message}", highlight=False, markup=False, soft_wrap=True)
+        else:
+            found[name] = table
+    return found
+
+
+def _judge(tables: dict[str, OutcomeTable], protocol: Protocol) -> list[Leaderboard]:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from thinkroute.cli.console import err
+    from thinkroute.evaluation.leaderboard import evaluate as evaluate_table
+    from thinkroute.evaluation.leaderboard import fits_planned
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    boards: list[Leaderboard] = []
+    with Progress(*columns, console=err(), transient=True) as bar:
+        for name, table in tables.items():
+            task = bar.add_task(name, total=fits_planned(table, protocol))
+
+            def advance(line: str, task: int = task) -> None:
+                bar.update(bar.task_ids[task], description=line, advance=1)
+
+            boards.append(evaluate_table(table, protocol, name=name, progress=advance))
+    return boards
+
+
+def _draw(boards: list[Leaderboard], plot: Path | None, output: Path | None) -> list[Path]:
+    """Draw what was asked for; the paths drawn. Without costs there is no frontier to draw beside a report."""
+    from thinkroute.evaluation.plots import plot_frontiers, plot_reliability
+
+    drawn: list[Path] = []
+    frontiers = plot
+    if output is not None and plot is None and any(board.cost_unit for board in boards):
+        frontiers = output.with_suffix(".svg")
+    if frontiers is not None:
+        plot_frontiers(boards, frontiers)
+        drawn.append(frontiers)
+    if output is not None:
+        drawn.append(output.with_name(f"{output.stem}-reliability.svg"))
+        plot_reliability(boards, drawn[-1])
+    return drawn
 
 
 def _print_board(board: Leaderboard) -> None:
@@ -84,7 +192,7 @@ def _print_board(board: Leaderboard) -> None:
     from rich.table import Table
 
     from thinkroute.cli.console import out
-    from thinkroute.evaluation.report import describe, terminal_rows
+    from thinkroute.evaluation.tables import describe, describe_leakage, terminal_rows
 
     header, *rows = terminal_rows(board)
     grid = Table(title=board.table, box=box.SIMPLE, padding=(0, 1, 0, 0))
@@ -93,4 +201,7 @@ def _print_board(board: Leaderboard) -> None:
     for row in rows:
         grid.add_row(row[0].strip("*"), *row[1:], style="bold" if row[0].startswith("**") else None)
     out().print(grid)
-    out().print(describe(board), highlight=False, markup=False)
+    lines = [describe(board), describe_leakage(board)]
+    lines += [f"not judged: {dropped.router}: {dropped.reason}" for dropped in board.not_judged]
+    for line in lines:
+        out().print(line, highlight=False, markup=False)

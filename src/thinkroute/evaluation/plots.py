@@ -1,8 +1,8 @@
-"""Frontier plots. Owns contact with matplotlib, which is imported at the first call and never opens a window."""
+"""Frontier and reliability plots. Owns contact with matplotlib, imported at the first call, never opening a window."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +14,10 @@ from thinkroute.evaluation.metrics import Hull, hull
 from thinkroute.evaluation.scores import ArmScoreRow, Leaderboard, Point
 
 _COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F3C8D", "#3D3D3D")
+_DASHES: Final = ("-", "--", ":")
+"""Each colour comes back with the next of these when there are more routers than colours."""
+_UNDRAWN: Final = ("best_single", "random_mix", "constant")
+"""Routers that are lines of every plot already, or no line at all."""
 _GREY: Final = "#8A8A8A"
 _WIDTH, _HEIGHT = 6.4, 4.8
 _FORMATS: Final = (".svg", ".png", ".pdf")
@@ -30,27 +34,67 @@ def plot_frontiers(boards: Sequence[Leaderboard], path: Path) -> None:
     drawn = [board for board in boards if board.cost_unit is not None]
     if not drawn:
         raise ConfigError("nothing to plot: no table has costs")
+    _draw(drawn, path, _panel)
+
+
+def plot_reliability(boards: Sequence[Leaderboard], path: Path) -> None:
+    """Draw one panel per leaderboard: measured over predicted quality in bins of equal mass, one line per router.
+
+    Raises:
+        ConfigError: the file's ending is no picture format.
+    """
+    _draw(boards, path, _reliability)
+
+
+def _draw(boards: Sequence[Leaderboard], path: Path, panel: Callable[[Any, Leaderboard], None]) -> None:
+    if path.suffix not in _FORMATS:
+        raise ConfigError(f"cannot plot to {path.name}: use one of {', '.join(_FORMATS)}")
     figure_module = import_module("matplotlib.figure")
     # Text stays text and ids are fixed, so that equal results give equal files.
     settings = {"svg.fonttype": "none", "svg.hashsalt": "thinkroute"}
     with import_module("matplotlib").rc_context(settings):
-        figure = figure_module.Figure(figsize=(_WIDTH * len(drawn), _HEIGHT), layout="constrained")
-        panels: Sequence[Any] = figure.subplots(1, len(drawn), squeeze=False)[0]
-        for axes, board in zip(panels, drawn, strict=True):
-            _panel(axes, board)
+        figure = figure_module.Figure(figsize=(_WIDTH * len(boards), _HEIGHT), layout="constrained")
+        panels: Sequence[Any] = figure.subplots(1, len(boards), squeeze=False)[0]
+        for axes, board in zip(panels, boards, strict=True):
+            panel(axes, board)
+            axes.grid(visible=True, color="#E6E6E6", linewidth=0.6)
+            axes.set_axisbelow(True)
+            axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3, frameon=False)
         path.parent.mkdir(parents=True, exist_ok=True)
         metadata = {"Date": None} if path.suffix == ".svg" else None
         figure.savefig(path, dpi=150, metadata=metadata)
 
 
+def _styles() -> Iterator[dict[str, str]]:
+    for dash in _DASHES:
+        for colour in _COLOURS:
+            yield {"color": colour, "linestyle": dash}
+
+
+def _reliability(axes: Any, board: Leaderboard) -> None:
+    axes.plot([0, 1], [0, 1], color=_GREY, linewidth=1.0, label="what is said is so")
+    drawn = [score for score in board.routers if score.router not in _UNDRAWN]
+    for score, style in zip(drawn, _styles(), strict=False):
+        bins = score.calibration.bins
+        label = f"{score.router}, ECE {score.calibration.ece:.3f}"
+        predicted, measured = [b.predicted for b in bins], [b.measured for b in bins]
+        axes.plot(predicted, measured, marker="o", markersize=3, linewidth=1.2, label=label, **style)
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1)
+    axes.set_xlabel("predicted quality")
+    axes.set_ylabel("measured quality")
+    axes.set_title(f"{board.table}, split {board.split}", fontsize=11)
+
+
 def _panel(axes: Any, board: Leaderboard) -> None:
     singles = _hull(board.arms)
     _line(axes, singles, board, color=_GREY, linestyle="--", label="random mixing of single arms")
-    used = [
-        router for router in board.routers if router.router not in ("best_single", "random_mix", "constant")
-    ]
-    for router, colour in zip(used, _COLOURS, strict=False):
-        _line(axes, _hull(router.frontier), board, color=colour, label=router.router)
+    for baseline in board.baseline_routers:
+        name = baseline.router.replace("_", " ")
+        _line(axes, _hull(baseline.frontier), board, color="black", linestyle=":", label=name)
+    used = [router for router in board.routers if router.router not in _UNDRAWN]
+    for router, style in zip(used, _styles(), strict=False):
+        _line(axes, _hull(router.frontier), board, label=router.router, **style)
     axes.scatter([a.cost for a in board.arms], [a.quality for a in board.arms], s=16, color=_GREY, zorder=3)
     _label_arms(axes, board, singles)
     marks = {"oracle": (board.baselines.oracle, "*"), "task lookup": (board.baselines.task_lookup, "D")}
@@ -63,9 +107,6 @@ def _panel(axes: Any, board: Leaderboard) -> None:
     _cost_axis(axes, board)
     axes.set_ylabel("mean quality")
     axes.set_title(f"{board.table}, split {board.split}", fontsize=11)
-    axes.grid(visible=True, color="#E6E6E6", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3, frameon=False)
 
 
 def _cost_axis(axes: Any, board: Leaderboard) -> None:
