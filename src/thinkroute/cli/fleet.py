@@ -199,15 +199,15 @@ def _table(report: Report) -> Table:
     title = f"Share of right answers, {questions} questions per family and level"
     table = Table(title=title, box=None, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("arm", no_wrap=True)
-    for head in (*(f"L{level}" for level in LEVELS), "mean", *(name[:5] for name in FAMILIES), "tok"):
-        table.add_column(head, justify="right")
+    for head in (*(f"L{level}" for level in LEVELS), "mean", *(name[:3] for name in FAMILIES), "tok"):
+        table.add_column(head, justify="right", no_wrap=True)
     for member, effort in dict.fromkeys((cell.member, cell.effort) for cell in report.cells):
         values = [
             *(report.accuracy(member, effort, level) for level in LEVELS),
             report.accuracy(member, effort),
             *(report.accuracy(member, effort, family=family) for family in FAMILIES),
         ]
-        shown = [f"{value:.2f}" for value in values]
+        shown = [f"{value:.2f}".removeprefix("0") for value in values]
         table.add_row(f"{member}@{effort}", *shown, f"{report.tokens(member, effort):.1f}")
     return table
 
