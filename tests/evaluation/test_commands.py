@@ -104,6 +104,24 @@ def test_evaluate_all_leaves_out_slow_routers_and_takes_every_other(
     assert judged("--all", "--router", "random_mix") == ["constant", "best_single", "random_mix"]
 
 
+def test_evaluate_takes_settings_of_one_router_and_of_the_encoder(table: Path) -> None:
+    arguments = (
+        "--router",
+        "knn",
+        "--seeds",
+        "1",
+        "--json",
+        "--set",
+        "neighbours=3",
+        "--encoder-set",
+        "buckets=64",
+    )
+    found = json.loads(run("evaluate", table, *arguments))
+    assert [router["router"] for router in found["leaderboards"][0]["routers"]] == ["knn"]
+    with pytest.raises(ConfigError, match="no setting 'k'"):
+        run("evaluate", table, "--router", "knn", "--set", "k=3")
+
+
 def test_evaluate_takes_several_tables_apart_or_together(table: Path) -> None:
     other = table.with_name("other.parquet")
     write_outcomes(read_outcomes(table), other)
@@ -213,6 +231,7 @@ def _gzip(text: str) -> bytes:
         (("evaluate", "TABLE", "--split", "weird"), ConfigError, "iid, task, each-task, arm, source"),
         (("evaluate", "TABLE", "--router", "x"), ConfigError, "unknown router 'x'"),
         (("evaluate", "TABLE", "TABLE"), ConfigError, "same name"),
+        (("evaluate", "TABLE", "--all", "--set", "neighbours=3"), ConfigError, "for one router"),
         (("evaluate",), ConfigError, "nothing to evaluate"),
         (("evaluate-log", "TABLE", "--router", "knn"), DataError, "no column 'propensity'"),
         (("evaluate-log", "TABLE"), ConfigError, "which policy"),

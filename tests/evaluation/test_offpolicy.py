@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from thinkroute.errors import DataError
 from thinkroute.evaluation import offpolicy
+from thinkroute.evaluation.from_log import table_from_log
 from thinkroute.evaluation.log_policy import (
     Guess,
     Traffic,
@@ -19,6 +21,7 @@ from thinkroute.evaluation.log_policy import (
 from thinkroute.evaluation.log_report import Plan, report_log
 from thinkroute.evaluation.metrics import IntArray
 from thinkroute.evaluation.offpolicy import Logged, OffPolicyEstimate
+from thinkroute.evaluation.outcomes import read_outcomes, write_outcomes
 from thinkroute.policy import Constraints, Exploration, choose
 from thinkroute.routers import OutcomeTable, TableRouter, fit_router
 from thinkroute.routers.base import Predictions
@@ -340,6 +343,28 @@ class _Memory:
 def test_nobody_judges_a_question_they_were_fitted_on() -> None:
     traffic = traffic_of_records(records_of(np.random.default_rng(0), 40, explore=0.5))
     assert (cross_guess(_Memory, traffic, folds=4).quality_QA == 0).all()
+
+
+def test_an_exported_log_says_the_same_as_the_log_itself(tmp_path: Path) -> None:
+    records = records_of(np.random.default_rng(0), 30, explore=0.5)
+    write_outcomes(table_from_log(records).table, tmp_path / "log.parquet")
+    direct, exported = traffic_of_records(records), traffic_of_table(read_outcomes(tmp_path / "log.parquet"))
+    assert exported.texts == direct.texts
+    assert exported.possible_QA is not None
+    assert exported.possible_QA.all()
+    assert [exported.arms[int(arm)] for arm in exported.action_Q] == [
+        direct.arms[int(arm)] for arm in direct.action_Q
+    ]
+    for name in ("propensity_Q", "quality_Q", "cost_usd_Q"):
+        assert getattr(exported, name).tolist() == pytest.approx(getattr(direct, name).tolist())
+
+
+def test_an_old_log_that_knows_the_called_arm_alone_rules_nothing_out() -> None:
+    table = traffic_of_records(records_of(np.random.default_rng(0), 30, explore=0.5)).table()
+    propensity_QA = np.where(np.isnan(table.quality_QA), np.nan, 0.5)
+    traffic = traffic_of_table(replace(table, propensity_QA=propensity_QA))
+    assert traffic.possible_QA is None
+    assert traffic.allowed_QA.all()
 
 
 def test_a_table_without_propensities_is_no_log() -> None:

@@ -58,7 +58,16 @@ def evaluate(
         bool,
         typer.Option("--together", help="Judge on all tables as one; questions they share stay together."),
     ] = False,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", help="Setting of the one router that is judged, e.g. neighbours=20 (repeatable)."
+        ),
+    ] = None,
     encoder: Annotated[str, typer.Option(help="Which encoder reads the text.")] = "hashed_ngrams",
+    encoder_setting: Annotated[
+        list[str] | None, typer.Option("--encoder-set", help="Setting of the encoder (repeatable).")
+    ] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the frontiers to this .svg, .png or .pdf.")] = None,
     output: Annotated[
         Path | None,
@@ -73,6 +82,7 @@ def evaluate(
     paired intervals against the best single arm. docs/evaluation.md explains every column.
     """
     from thinkroute.cli.console import out
+    from thinkroute.cli.fit import read_settings
     from thinkroute.errors import ConfigError
     from thinkroute.evaluation import report
     from thinkroute.evaluation.leaderboard import SLOW_ROUTERS, Protocol
@@ -92,12 +102,16 @@ def evaluate(
     compared = named
     if every or not named:
         compared = (*(name for name in ROUTERS if slow or name not in SLOW_ROUTERS), *named)
+    if setting and len(compared) != 1:
+        raise ConfigError("--set is for one router: name it with --router")
     protocol = Protocol(
         tuple(dict.fromkeys(compared)),
         kinds[split],
         tuple(range(seeds)),
         test_share,
+        parameters=read_settings(setting or []),
         encoder=encoder,
+        encoder_parameters=read_settings(encoder_setting or []),
         near_duplicates="drop" if drop_near else "report",
         shots=shots,
         keep_going=every or not named,
@@ -196,8 +210,9 @@ def _print_board(board: Leaderboard) -> None:
 
     header, *rows = terminal_rows(board)
     grid = Table(title=board.table, box=box.SIMPLE, padding=(0, 1, 0, 0))
-    for column, name in enumerate(header):
-        grid.add_column(name, justify="right" if column else "left", no_wrap=True)
+    grid.add_column(header[0], no_wrap=True, max_width=16)
+    for name in header[1:]:
+        grid.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         grid.add_row(row[0].strip("*"), *row[1:], style="bold" if row[0].startswith("**") else None)
     out().print(grid)

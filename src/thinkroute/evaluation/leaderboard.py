@@ -31,7 +31,7 @@ from thinkroute.routers.table import OutcomeTable
 from thinkroute.signals import fit_encoder
 from thinkroute.signals.base import Encoder, Scalar
 
-SLOW_ROUTERS: Final[frozenset[str]] = frozenset()
+SLOW_ROUTERS: Final[frozenset[str]] = frozenset({"encoder_regressor"})
 """Routers whose fit takes minutes: left out of comparisons of all routers unless asked for."""
 _logger: Final = logging.getLogger(__name__)
 
@@ -149,7 +149,8 @@ class _Run:
             except Exception as error:
                 if not self._protocol.keep_going:
                     raise
-                _logger.exception("router %s took no part in %s", router, bench.fold.name)
+                if not isinstance(error, ThinkrouteError):
+                    _logger.exception("router %s took no part in %s", router, bench.fold.name)
                 self._drop(router, _reason(error))
                 continue
             limit_s = self._protocol.fit_limit_s

@@ -46,8 +46,8 @@ def describe_origin(found: Origin) -> str:
 
 
 def to_json(report: Report) -> bytes:
-    """The report as JSON; NaN becomes null."""
-    return msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
+    """The report as JSON on one line, for machines: frontiers make it long. NaN becomes null."""
+    return msgspec.json.encode(report) + b"\n"
 
 
 def to_markdown(report: Report, plots: Sequence[str] = ()) -> str:

@@ -45,7 +45,7 @@ _TERMINAL: Final = {
     "": "",
     "quality": "quality",
     "cost": "cost",
-    "gain over best single": "points over best",
+    "gain over best single": "over best, pt",
     "AIQ": "AIQ",
     "cost at equal quality": "share",
     "p50 µs": "µs",
@@ -116,9 +116,8 @@ def terminal_rows(board: Leaderboard) -> list[Row]:
         score = scores.get(row[0])
         if score is not None:
             gain = score.gain_over_best_single
-            cells["gain over best single"] = (
-                f"{gain.mean * 100:+.1f} [{gain.low * 100:+.1f} {gain.high * 100:+.1f}]"
-            )
+            ends = f"{gain.low * 100:.1f} {gain.high * 100:.1f}"
+            cells["gain over best single"] = f"{gain.mean * 100:+.1f} [{ends}]"
         short.append(tuple(cells[name] for name in names))
     return [tuple(_TERMINAL[name] for name in names), *short]
 
