@@ -89,3 +89,23 @@ def test_an_unknown_member_is_refused_with_the_known_ones() -> None:
     result = CliRunner().invoke(app, ["eval", "--member", "professor"])
     assert isinstance(result.exception, ConfigError)
     assert "student, expert-arithmetic" in result.exception.message
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["eval", "--dir", "{missing}"],
+        ["eval", "--save", "{missing}/result.json"],
+        ["eval", "--plot", "figure.txt"],
+        ["export", "--gguf", "{missing}/file.gguf", "--member", "student"],
+        ["export", "--gguf", "{folder}", "--member", "student"],
+        ["build", "--work", "{file}/work"],
+        ["bench", "--save", "{missing}/speed.json"],
+    ],
+)
+def test_a_target_that_cannot_be_used_is_named_before_any_work(arguments: list[str], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    places = {"missing": tmp_path / "missing", "folder": tmp_path, "file": tmp_path / "file"}
+    result = CliRunner().invoke(app, [argument.format(**places) for argument in arguments])
+    assert isinstance(result.exception, ConfigError)
+    assert result.exception.message.startswith("--")

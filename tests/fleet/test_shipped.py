@@ -144,6 +144,7 @@ def test_the_gateway_is_told_of_every_member_and_of_arms_that_run_them() -> None
     assert {name for arm in shipped.arms() for name in arm.models} == set(models) - {"base"}
     assert {name for arm in shipped.arms() for name in arm.models} == set(HYBRIDS)
     assert len({arm.id for arm in shipped.arms()}) == len(shipped.arms())
+    assert tuple(models["base"].family.levels) == ("on",)
     student, teacher = models["student"].price, models["teacher"].price
     assert student is not None
     assert teacher is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from random import Random
+from typing import cast
 
 import pytest
 from hypothesis import given
@@ -266,3 +267,12 @@ def test_a_drill_states_only_true_facts_that_are_known(seed: int) -> None:
 def test_there_is_no_drill_for_who_knows_nothing() -> None:
     assert drill(Random(0), {*OPERATORS, *FACTS, "age"}) == []
     assert drill(Random(0), {*OPERATORS, *FACTS})
+
+
+def test_digits_of_other_scripts_are_not_read() -> None:
+    assert recognise("Start with \uff14. First plus \uff13. What is the last digit?") is None
+
+
+def test_a_family_without_questions_in_a_split_says_so() -> None:
+    with pytest.raises(ValueError, match="no question of level 1 in split 'nowhere'"):
+        generate(Random(0), "story", 1, cast("Split", "nowhere"))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Self
 
 import typer
 
+from thinkroute.cli.targets import check_figure, check_file, check_folder, make_folder
 from thinkroute.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -53,7 +54,10 @@ def build(
         raise ConfigError(
             f"building the fleet needs {missing.name}: pip install 'thinkroute[train]'"
         ) from missing
-    for name in _known(member, tuple(RECIPES)):
+    chosen = _known(member, tuple(RECIPES))
+    make_folder(work, "--work")
+    make_folder(out or _package_weights(), "--out")
+    for name in chosen:
         recipe = RECIPES[name] if seed is None else replace(RECIPES[name], seed=seed)
         directory = (out or _package_weights()) / name
         with _TrainingBar(recipe) as bar:
@@ -62,7 +66,7 @@ def build(
                 directory,
                 work / f"{name}.checkpoint",
                 questions=questions,
-                command=f"thinkroute fleet build --member {name} --seed {recipe.seed}",
+                command=f"thinkroute fleet build --member {name} --seed {recipe.seed} --n {questions}",
                 progress=bar.update,
                 measuring=bar.measure,
             )
@@ -97,6 +101,9 @@ def evaluate(
     from thinkroute.fleet.gates import judge
     from thinkroute.fleet.record import record
 
+    check_folder(directory, "--dir")
+    check_file(save, "--save")
+    check_figure(plot, "--plot")
     root = directory or _package_weights()
     members = {name: root / name for name in _known(member, shipped.names())}
     with Progress(console=err(), transient=True) as bars:
@@ -138,6 +145,7 @@ def bench(
     from thinkroute.fleet.record import record_speeds
 
     chosen = _known(member, shipped.names())
+    check_file(save, "--save")
     speeds = [
         speed for name in chosen for speed in measure(name, shipped.directory(name), questions=questions)
     ]
@@ -167,6 +175,8 @@ def export(
     from thinkroute.fleet import shipped
     from thinkroute.fleet.gguf import export_gguf
 
+    check_folder(directory, "--dir")
+    check_file(gguf, "--gguf")
     root = directory or _package_weights()
     present = (
         sorted(path.parent.name for path in root.glob("*/config.json")) if directory else shipped.names()
@@ -179,7 +189,9 @@ def export(
 def _known(chosen: Sequence[str] | None, known: tuple[str, ...]) -> tuple[str, ...]:
     for name in chosen or ():
         if name not in known:
-            raise ConfigError(f"unknown member {name!r}; known members: {', '.join(known)}", param="member")
+            raise ConfigError(
+                f"unknown member {name!r}; known members: {', '.join(known) or 'none'}", param="member"
+            )
     return tuple(chosen or known)
 
 

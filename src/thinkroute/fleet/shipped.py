@@ -78,13 +78,13 @@ def router_directory() -> Path:
 
 def models() -> tuple[Model, ...]:
     """The members as the gateway serves them."""
-    family = family_named("thinkroute-fleet")
+    hybrid, thinking = family_named("thinkroute-fleet"), family_named("thinkroute-fleet-thinking")
     return tuple(
         Model(
             name=name,
             upstream_name=name,
             engine="embedded",
-            family=family,
+            family=hybrid if member.switches else thinking,
             price=member.price,
             context_window=CONTEXT_WINDOW,
             capabilities=frozenset({"logprobs"}),

@@ -52,7 +52,7 @@ class _Chain:
         self.skills = operators
         self._required = required
         self._pattern = re.compile(
-            rf"({alternatives(START_WORDS)}) (\d)\.{operations_pattern(operators)} ({ASKING})"
+            rf"({alternatives(START_WORDS)}) ([0-9])\.{operations_pattern(operators)} ({ASKING})"
         )
 
     def sample(self, rng: Random, steps: int, *, unknown: AbstractSet[str] = frozenset()) -> Problem:
@@ -112,9 +112,9 @@ class Story:
     level_steps: tuple[int, ...] = LEVEL_STEPS
     skills: tuple[str, ...] = COMMON_OPERATORS
     _pattern = re.compile(
-        rf"({alternatives(NAMES)}) has (\d) ({alternatives(OBJECTS)})\."
+        rf"({alternatives(NAMES)}) has ([0-9]) ({alternatives(OBJECTS)})\."
         rf"((?: on (?:{alternatives(DAYS)}) she "
-        rf"(?:(?:{alternatives((*GAIN_VERBS, *LOSS_VERBS))}) \d|(?:doubles|triples) them)\.)+) ({ASKING})"
+        rf"(?:(?:{alternatives((*GAIN_VERBS, *LOSS_VERBS))}) [0-9]|(?:doubles|triples) them)\.)+) ({ASKING})"
     )
     _event = re.compile(r"on (\w+) she (\w+) (\w+)\.")
 

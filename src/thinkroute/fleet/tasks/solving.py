@@ -149,12 +149,12 @@ def tell_operations(operations: Sequence[Operation]) -> str:
     return " ".join(f"{key} {operation.told}." for key, operation in zip(ORDINALS, operations, strict=False))
 
 
-_OPERATION = re.compile(rf"(\w+) ({alternatives(tuple(OPERATORS))}) (\d)\.")
+_OPERATION = re.compile(rf"(\w+) ({alternatives(tuple(OPERATORS))}) ([0-9])\.")
 
 
 def operations_pattern(operators: Sequence[str]) -> str:
     """A regular expression for zero or more operations, each with a space before it."""
-    return rf"((?: (?:{alternatives(ORDINALS)}) (?:{alternatives(operators)}) \d\.)*)"
+    return rf"((?: (?:{alternatives(ORDINALS)}) (?:{alternatives(operators)}) [0-9]\.)*)"
 
 
 def read_operations(text: str) -> list[Operation] | None:
