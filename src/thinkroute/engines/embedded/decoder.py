@@ -80,7 +80,8 @@ class Decoder:
         self._filled = np.zeros(seats, dtype=np.int32)
         self._longest = np.zeros((), dtype=np.int32)
         self._last = np.zeros(seats, dtype=np.int64)
-        self._logits = np.zeros((seats, config["vocab_size"]), dtype=np.float32)
+        self.logits_BV = np.zeros((seats, config["vocab_size"]), dtype=np.float32)
+        """Logits after the last token of every seat, as far as steps wrote them."""
         self._bound: dict[tuple[int, int], _Bound] = {}
         shape = (len(self._caches), seats, kv_heads, self.positions, head_width)
         # Pages of zeros take no memory until a row reaches them, so every seat can have its full length.
@@ -101,8 +102,8 @@ class Decoder:
     def step(self, first: int, ids_BT: Integers, start_B: Integers, last_B: Integers) -> Floats:
         """Append tokens to seats [first, first + B) and return the logits (B, vocabulary) after each row's last one.
 
-        The logits are valid until the next step. Several tokens a row are taken in one run where all rows begin
-        at 0, and row by row where they do not.
+        The logits are those seats' part of `logits_BV`, valid until the next step over them. Several tokens a row
+        are taken in one run where all rows begin at 0, and row by row where they do not.
 
         Args:
             first: The first seat.
@@ -112,14 +113,14 @@ class Decoder:
         """
         rows, length = ids_BT.shape
         if rows == 1 or length == 1 or not start_B.any():
-            return self._run(first, ids_BT, start_B, last_B)
-        logits_BV = np.empty((rows, self._logits.shape[1]), dtype=np.float32)
-        for row in range(rows):
-            one, real = slice(row, row + 1), int(last_B[row]) + 1
-            logits_BV[one] = self._run(first + row, ids_BT[one, :real], start_B[one], last_B[one])
-        return logits_BV
+            self._run(first, ids_BT, start_B, last_B)
+        else:
+            for row in range(rows):
+                one, real = slice(row, row + 1), int(last_B[row]) + 1
+                self._run(first + row, ids_BT[one, :real], start_B[one], last_B[one])
+        return self.logits_BV[first : first + rows]
 
-    def _run(self, first: int, ids_BT: Integers, start_B: Integers, last_B: Integers) -> Floats:
+    def _run(self, first: int, ids_BT: Integers, start_B: Integers, last_B: Integers) -> None:
         rows, length = ids_BT.shape
         bound = self._bound.get((first, rows)) or self._bind(first, rows)
         self._ids[: rows * length].reshape(rows, length)[:] = ids_BT
@@ -130,7 +131,6 @@ class Decoder:
             bound.length = length
             bound.binding.bind_input("ids", "cpu", 0, np.int64, (rows, length), self._ids.ctypes.data)
         self._session.run_with_iobinding(bound.binding)
-        return self._logits[:rows]
 
     def _bind(self, first: int, rows: int) -> _Bound:
         if len(self._bound) >= _MOST_BOUND:
@@ -142,8 +142,8 @@ class Decoder:
             ("last", self._last, (rows, 1, 1)),
         ):
             binding.bind_input(name, "cpu", 0, value.dtype, shape, value.ctypes.data)
-        logits_shape = (rows, 1, self._logits.shape[1])
-        binding.bind_output("logits", "cpu", 0, np.float32, logits_shape, self._logits.ctypes.data)
+        logits = self.logits_BV[first : first + rows, None]
+        binding.bind_output("logits", "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
         for name, cache in zip(self._caches, self._cache[:, first : first + rows], strict=True):
             # The same buffer on both sides: the graph then writes in place instead of copying the cache.
             binding.bind_input(f"past_{name}", "cpu", 0, np.float32, cache.shape, cache.ctypes.data)

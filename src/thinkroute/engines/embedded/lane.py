@@ -19,7 +19,7 @@ import numpy as np
 
 from thinkroute.engines.embedded.decoder import Decoder, Floats, Integers
 from thinkroute.engines.embedded.jobs import Delivery, Job, Mail
-from thinkroute.engines.embedded.prefixes import PrefixStore
+from thinkroute.engines.embedded.prefixes import PrefixStore, shared_length
 from thinkroute.engines.embedded.sampling import choose
 from thinkroute.errors import ThinkrouteError
 
@@ -60,18 +60,15 @@ class Lane:
         """Prompt tokens computed since the start."""
         self._prefixes = prefixes
         seats = decoder.seats
+        # `_held`: ids of each row that are in the cache, all but the last; `_left`: tokens it may still generate.
         self._seats = np.arange(seats)
         self._tokens = np.zeros((seats, decoder.positions), dtype=np.int64)
         """Every row's ids, prompt and generated."""
-        self._held = np.zeros(seats, dtype=np.int64)
-        """Ids of each row that are in the cache: all but the last."""
-        self._left = np.zeros(seats, dtype=np.int64)
-        """Tokens each row may still generate."""
-        self._ends = np.zeros((seats, 2), dtype=np.int64)
-        """Ids that end each row."""
-        self._eager = np.zeros(seats, dtype=np.bool_)
-        self._special = np.zeros(seats, dtype=np.bool_)
+        self._state = np.zeros((6, seats), dtype=np.int64)
+        """What the lane must know of each row at every step, so that rows move in one piece."""
+        self._held, self._left, self._end, self._other_end, self._eager, self._special = self._state
         self._nothing = np.zeros(seats, dtype=np.int64)
+        self._entering: list[Job] = []
         self._mail: Mail = []
 
     @property
@@ -80,44 +77,51 @@ class Lane:
         return bool(self.rows or self.waiting)
 
     def step(self) -> Mail:
-        """Drop cancelled rows, advance the running ones by one token, take in new ones; returns what to deliver."""
+        """Drop cancelled rows, take in new ones, advance all by one token; returns what to deliver."""
         self._mail = []
         self._drop([seat for seat, row in enumerate(self.rows) if row.cancelled])
+        running = len(self.rows)
+        if self.waiting:
+            self._admit()
+        entered = self.rows[running:]
+        if running:
+            self._decode(running)
         if self.rows:
-            self._decode()
-        self._admit()
+            self._choose()
+        for job in entered:
+            job.first_token_s = time.perf_counter()
         return self._mail
 
     def fail(self, error: ThinkrouteError) -> Mail:
         """End every job with an error."""
-        mail: Mail = [(job, error) for job in (*self.rows, *self.waiting) if not job.cancelled]
+        jobs = dict.fromkeys((*self.rows, *self._entering, *self.waiting))
+        mail: Mail = [(job, error) for job in jobs if not job.cancelled]
         self.rows.clear()
         self.waiting.clear()
         return mail
 
-    def _decode(self) -> None:
-        rows = len(self.rows)
+    def _decode(self, rows: int) -> None:
+        """Read the newest token of the first rows."""
         held_B = self._held[:rows]
         ids_BT = self._tokens[self._seats[:rows], held_B][:, None]
-        logits_BV = self.decoder.step(0, ids_BT, held_B, self._nothing[:rows])
+        self.decoder.step(0, ids_BT, held_B, self._nothing[:rows])
         held_B += 1
-        self._take(0, logits_BV)
 
-    def _take(self, first: int, logits_BV: Floats) -> None:
-        """Choose a token for the rows from seat `first` on, deliver, and let go those that ended."""
-        seats = slice(first, len(self.rows))
-        samplers = {
-            index: self.rows[first + index].sampler for index in np.flatnonzero(self._special[seats]).tolist()
-        }
-        ids_B, choices = choose(logits_BV, samplers)
-        for index, choice in choices.items():
-            self.rows[first + index].choices.append(choice)
-        self._tokens[self._seats[seats], self._held[seats]] = ids_B
-        self._left[seats] -= 1
-        ended_B = (self._left[seats] == 0) | (self._ends[seats] == ids_B[:, None]).any(axis=1)
-        for index in np.flatnonzero(ended_B | self._eager[seats]).tolist():
-            self._deliver(first + index, int(ids_B[index]), ended=bool(ended_B[index]))
-        self._drop((np.flatnonzero(ended_B) + first).tolist())
+    def _choose(self) -> None:
+        """Choose every row's next token, deliver, and let go the rows that ended."""
+        rows = len(self.rows)
+        special = self._special[:rows].nonzero()[0].tolist()
+        ids_B, choices = choose(
+            self.decoder.logits_BV[:rows], {seat: self.rows[seat].sampler for seat in special}
+        )
+        for seat, choice in choices.items():
+            self.rows[seat].choices.append(choice)
+        self._tokens[self._seats[:rows], self._held[:rows]] = ids_B
+        self._left[:rows] -= 1
+        ended_B = (ids_B == self._end[:rows]) | (ids_B == self._other_end[:rows]) | (self._left[:rows] == 0)
+        for seat in (self._eager[:rows] | ended_B).nonzero()[0].tolist():
+            self._deliver(seat, int(ids_B[seat]), ended=bool(ended_B[seat]))
+        self._drop(ended_B.nonzero()[0].tolist())
 
     def _deliver(self, seat: int, token_id: int, *, ended: bool) -> None:
         row = self.rows[seat]
@@ -147,20 +151,20 @@ class Lane:
         held = int(self._held[source])
         self.decoder.copy(source, target, held)
         self._tokens[target, : held + 1] = self._tokens[source, : held + 1]
-        for values in (self._held, self._left, self._ends, self._eager, self._special):
-            values[target] = values[source]
+        self._state[:, target] = self._state[:, source]
 
     def _admit(self) -> None:
         """Give free seats to waiting jobs and compute their prompts."""
         newcomers = self._newcomers()
+        self._entering = [newcomer.job for newcomer in newcomers]
         if self._prefixes is None:
             self._seat(newcomers)
-            return
-        leaders, followers = _lead(newcomers)
-        for part in (leaders, followers):
-            for newcomer in part:
-                self._recall(newcomer, self._prefixes)
-            self._seat(part)
+        else:
+            for part in _lead(newcomers):
+                for newcomer in part:
+                    self._recall(newcomer, self._prefixes)
+                self._seat(part)
+        self._entering = []
 
     def _newcomers(self) -> list[_Newcomer]:
         most = min(_MOST_NEWCOMERS, self.decoder.seats - len(self.rows))
@@ -174,33 +178,26 @@ class Lane:
     def _recall(self, newcomer: _Newcomer, prefixes: PrefixStore) -> None:
         """Find the longest beginning of the prompt that is known."""
         ids_T = newcomer.ids_T[:-1]
-        newcomer.known, newcomer.keys_values = prefixes.longest(ids_T)
-        if not self.rows or not len(ids_T):
+        known, newcomer.keys_values = prefixes.longest(ids_T)
+        newcomer.known = known
+        if known == len(ids_T):
             return
-        alike = self._tokens[: len(self.rows), : len(ids_T)] == ids_T
-        shared_B = np.where(alike.all(axis=1), len(ids_T), alike.argmin(axis=1))
-        shared_B = np.minimum(shared_B, self._held[: len(self.rows)])
-        seat = int(shared_B.argmax())
-        if shared_B[seat] > newcomer.known:
-            newcomer.known, newcomer.seat, newcomer.keys_values = int(shared_B[seat]), seat, None
+        rows = len(self.rows)
+        further = (self._tokens[:rows, known] == ids_T[known]) & (self._held[:rows] > known)
+        for seat in further.nonzero()[0].tolist():
+            shared = shared_length(self._tokens[seat, : self._held[seat]], ids_T)
+            if shared > newcomer.known:
+                newcomer.known, newcomer.seat, newcomer.keys_values = shared, seat, None
 
     def _seat(self, newcomers: list[_Newcomer]) -> None:
-        """Put newcomers into the next seats, compute what is not known of their prompts, and choose their first tokens."""
-        if not newcomers:
-            return
+        """Put newcomers into the next seats and compute what is not known of their prompts."""
         newcomers.sort(key=lambda newcomer: newcomer.unknown, reverse=True)
-        first = len(self.rows)
+        seat = len(self.rows)
         for newcomer in newcomers:
             self._place(newcomer)
-        seat = first
-        logits: list[Floats] = []
         for group in _groups(newcomers):
-            logits.append(self._prefill(seat, group).copy())
+            self._prefill(seat, group)
             seat += len(group)
-        now = time.perf_counter()
-        for newcomer in newcomers:
-            newcomer.job.first_token_s = now
-        self._take(first, np.concatenate(logits))
 
     def _place(self, newcomer: _Newcomer) -> None:
         seat, job = len(self.rows), newcomer.job
@@ -211,38 +208,33 @@ class Lane:
         self._tokens[seat, : len(newcomer.ids_T)] = newcomer.ids_T
         self._held[seat] = newcomer.known
         self._left[seat] = job.most_tokens
-        self._ends[seat] = job.end_ids
+        self._end[seat], self._other_end[seat] = job.end_ids
         self._eager[seat] = job.eager
         self._special[seat] = job.sampler.special
         job.reused_tokens = newcomer.known
         self.rows.append(job)
 
-    def _prefill(self, first: int, group: Sequence[_Newcomer]) -> Floats:
+    def _prefill(self, first: int, group: Sequence[_Newcomer]) -> None:
         ids_BT = np.zeros((len(group), group[0].unknown), dtype=np.int64)
         for ids_T, newcomer in zip(ids_BT, group, strict=True):
             ids_T[: newcomer.unknown] = newcomer.ids_T[newcomer.known :]
         unknown_B = np.array([newcomer.unknown for newcomer in group])
         held_B = self._held[first : first + len(group)]
-        logits_BV = self.decoder.step(first, ids_BT, held_B, unknown_B - 1)
+        self.decoder.step(first, ids_BT, held_B, unknown_B - 1)
         held_B += unknown_B
         self.prefilled_tokens += int(unknown_B.sum())
-        return logits_BV
 
 
 def _lead(newcomers: list[_Newcomer]) -> tuple[list[_Newcomer], list[_Newcomer]]:
     """Those to compute first, and those that share at least half of their prompt with one of them and wait for it."""
+    if len(newcomers) < 2:
+        return newcomers, []
     leaders: list[_Newcomer] = []
     followers: list[_Newcomer] = []
     for newcomer in sorted(newcomers, key=lambda newcomer: newcomer.job.prompt_ids):
-        shared = _shared(newcomer.ids_T, leaders[-1].ids_T) if leaders else 0
+        shared = shared_length(newcomer.ids_T, leaders[-1].ids_T) if leaders else 0
         (followers if 2 * shared >= len(newcomer.ids_T) else leaders).append(newcomer)
     return leaders, followers
-
-
-def _shared(left_T: Integers, right_T: Integers) -> int:
-    length = min(len(left_T), len(right_T))
-    differing = np.flatnonzero(left_T[:length] != right_T[:length])
-    return int(differing[0]) if len(differing) else length
 
 
 def _groups(newcomers: Sequence[_Newcomer]) -> list[list[_Newcomer]]:

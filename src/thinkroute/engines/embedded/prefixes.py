@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import OrderedDict
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,20 +16,15 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
 
-_ID_BYTES = 4
+_KEY_TYPE = np.dtype(">u4")
+"""Big-endian, so that the order of keys is the order of the ids."""
 
 
-def _key(ids_T: Integers) -> bytes:
-    # Big-endian, so that the order of keys is the order of the ids.
-    return ids_T.astype(">u4").tobytes()
-
-
-def shared_length(left: bytes, right: bytes) -> int:
-    """How many token ids two keys have in common from their beginning on."""
-    length = min(len(left), len(right)) // _ID_BYTES
-    differing = np.frombuffer(left, np.uint32, length) != np.frombuffer(right, np.uint32, length)
-    first = int(differing.argmax()) if length else 0
-    return first if length and differing[first] else length
+def shared_length(left_T: NDArray[Any], right_T: NDArray[Any]) -> int:
+    """How many ids two sequences have in common from their beginning on."""
+    length = min(len(left_T), len(right_T))
+    differing = (left_T[:length] != right_T[:length]).nonzero()[0]
+    return int(differing[0]) if len(differing) else length
 
 
 class PrefixStore:
@@ -51,11 +47,12 @@ class PrefixStore:
 
     def longest(self, ids_T: Integers) -> tuple[int, Floats | None]:
         """How many first ids are known, and the keys and values (caches, heads, length, width) that begin with theirs."""
-        key = _key(ids_T)
+        key_T = ids_T.astype(_KEY_TYPE)
+        place = bisect_left(self._sorted, key_T.tobytes())
         best, found = 0, None
-        place = bisect_left(self._sorted, key)
         for neighbour in self._sorted[max(0, place - 1) : place + 1]:
-            if (shared := shared_length(key, neighbour)) > best:
+            shared = shared_length(key_T, np.frombuffer(neighbour, _KEY_TYPE))
+            if shared > best:
                 best, found = shared, neighbour
         if found is None:
             return 0, None
@@ -64,11 +61,16 @@ class PrefixStore:
 
     def covers(self, ids_T: Integers) -> bool:
         """Whether all of these ids are known already, which then counts as a use."""
-        return self.longest(ids_T)[0] == len(ids_T)
+        key = ids_T.astype(_KEY_TYPE).tobytes()
+        for successor in self._sorted[(place := bisect_left(self._sorted, key)) : place + 1]:
+            if successor.startswith(key):
+                self._entries.move_to_end(successor)
+                return True
+        return not key
 
     def put(self, ids_T: Integers, keys_values: Floats) -> None:
         """Remember the keys and values of these ids, in the place of entries that they begin with."""
-        key = _key(ids_T)
+        key = ids_T.astype(_KEY_TYPE).tobytes()
         size = keys_values.nbytes + len(key)
         if size > self.limit_bytes or key in self._entries:
             return
