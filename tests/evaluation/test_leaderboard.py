@@ -115,8 +115,14 @@ def test_two_arm_tables_have_the_pair_metrics() -> None:
     board = evaluate(world().select_arms(["cheap", "dear"]), PROTOCOL, name="pair")
     scores = {router.router: router for router in board.routers}
     assert scores["constant"].apgr == pytest.approx(0.5)
+    coin = scores["constant"].apgr_interval
+    assert coin is not None
+    assert (coin.low, coin.high) == pytest.approx((0.5, 0.5))
     knn = scores["knn"]
     assert knn.apgr is not None
+    assert knn.apgr_interval is not None
+    assert 0.55 < knn.apgr_interval.low < knn.apgr_interval.mean < knn.apgr_interval.high
+    assert knn.apgr_interval.mean == knn.apgr
     assert knn.apgr > 0.6
     assert knn.cpt50 is not None
     assert knn.cpt80 is not None

@@ -152,3 +152,31 @@ def test_another_point_never_lowers_aiq(
     before = metrics.aiq(hull(cost_V, quality_V), 0.01, 10)
     after = metrics.aiq(hull(np.append(cost_V, cost), np.append(quality_V, quality)), 0.01, 10)
     assert after >= before - 1e-9
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([-1.0, 0.0, 0.5, 2.0]), st.floats(0, 1), st.floats(0, 1)),
+        min_size=2,
+        max_size=30,
+    )
+)
+@settings(max_examples=60)
+def test_a_resample_of_every_query_once_has_the_area_of_the_curve_itself(
+    rows: list[tuple[float, float, float]],
+) -> None:
+    margin, weak, strong = np.array(rows).T
+    curve = metrics.pgr_curve(margin, weak, strong)
+    even = metrics.apgr_samples(margin, weak, strong, np.full((1, len(rows)), 1 / len(rows)))
+    twice = metrics.apgr_samples(margin, weak, strong, np.full((1, len(rows)), 3.0))
+    if abs(np.sum(strong - weak)) < 1e-9:
+        return
+    assert even[0] == pytest.approx(metrics.apgr(curve))
+    assert twice[0] == pytest.approx(metrics.apgr(curve))
+
+
+def test_a_resample_counts_a_query_drawn_twice_twice() -> None:
+    margin, weak, strong = array(3, 2, 1), array(0, 0, 0), array(1, 0, 1)
+    doubled = metrics.pgr_curve(array(3, 3, 1), array(0, 0, 0), array(1, 1, 1))
+    got = metrics.apgr_samples(margin, weak, strong, np.array([[2.0, 0.0, 1.0]]))
+    assert got[0] == pytest.approx(metrics.apgr(doubled))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +17,7 @@ from thinkroute.evaluation.arena import arena
 from thinkroute.evaluation.calibration import Cells, calibration
 from thinkroute.evaluation.equal_cost import ResampledHulls, against_single
 from thinkroute.evaluation.metrics import Hull, IntArray, Interval
+from thinkroute.evaluation.pair import pair_curve
 from thinkroute.evaluation.scores import (
     ArenaScore,
     ArmScoreRow,
@@ -29,8 +29,6 @@ from thinkroute.evaluation.scores import (
 )
 from thinkroute.evaluation.timing import Timing
 from thinkroute.routers.table import FloatArray, OutcomeTable
-
-_PAIR_POINTS: Final = 1001
 
 
 @dataclass(frozen=True)
@@ -130,7 +128,7 @@ class Judge:
         quality_VR, cost_VR = self._replayed(choice_VR)
         top_R, top_cost, choice_R = quality_VR[-1], float(cost_VR[-1].mean()), choice_VR[-1]
         shares_A = metrics.arm_shares(choice_R, len(self._tested.table.arms))
-        pair = self._pair(replays)
+        pair = pair_curve(self._quality_RA, replays.predicted, self._weight_BR)
         ends = np.cumsum([len(predicted) for predicted in replays.predicted])[:-1]
         length_R = None if prompt_length is None else self._top_quality(prompt_length)
         lookup_R = self._tested.lookup_R
@@ -163,10 +161,11 @@ class Judge:
             arena=self._arena(choice_VR),
             cut=self._cut(replays, top_R),
             truncation_rate=self._truncation(choice_R),
-            apgr=None if pair is None else metrics.apgr(pair),
-            apgr_ten_point=None if pair is None else metrics.apgr_ten_point(pair),
-            cpt50=None if pair is None else metrics.cpt(pair, 0.5),
-            cpt80=None if pair is None else metrics.cpt(pair, 0.8),
+            apgr=None if pair is None else pair.apgr,
+            apgr_interval=None if pair is None else pair.interval,
+            apgr_ten_point=None if pair is None else metrics.apgr_ten_point(pair.curve),
+            cpt50=None if pair is None else metrics.cpt(pair.curve, 0.5),
+            cpt80=None if pair is None else metrics.cpt(pair.curve, 0.8),
             new_arm_share=self._new_arm_share(choice_R),
             frontier=self._frontier(quality_VR, cost_VR),
             fit_s=float(np.mean(replays.fit_s)),
@@ -231,27 +230,6 @@ class Judge:
             gain_over_best_single=self._gain_where(top_R, cut_R),
             changed_share=None if changed_R is None or not some else float(changed_R[cut_R].mean()),
         )
-
-    def _pair(self, replays: Replays) -> FloatArray | None:
-        """PGR curve between the arms of a two-arm table, averaged over folds; None for other tables.
-
-        Only rows with both cells take part. Margins of different folds come from different fits and are not
-        compared with one another.
-        """
-        if self._quality_RA.shape[1] != 2:
-            return None
-        strong = int(np.argmax(self._mean_quality_A))
-        share = np.linspace(0.0, 1.0, _PAIR_POINTS)
-        curves: list[FloatArray] = []
-        start = 0
-        for quality_QA in replays.predicted:
-            truth_QA = self._quality_RA[start : start + len(quality_QA)]
-            start += len(quality_QA)
-            both_Q = np.flatnonzero(~np.isnan(truth_QA.sum(axis=1)))
-            margin_Q = quality_QA[both_Q, strong] - quality_QA[both_Q, 1 - strong]
-            curve = metrics.pgr_curve(margin_Q, truth_QA[both_Q, 1 - strong], truth_QA[both_Q, strong])
-            curves.append(np.interp(share, np.linspace(0.0, 1.0, len(curve)), curve))
-        return np.asarray(np.stack(curves).mean(axis=0), dtype=np.float64)
 
     def _frontier(self, quality_VR: FloatArray, cost_VR: FloatArray) -> list[Point]:
         if not self._has_costs:

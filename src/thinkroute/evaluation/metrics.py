@@ -125,6 +125,22 @@ def apgr(curve: FloatArray) -> float:
     return float(((curve[1:] + curve[:-1]) / 2).mean())
 
 
+def apgr_samples(
+    margin_Q: FloatArray, weak_Q: FloatArray, strong_Q: FloatArray, weight_BQ: FloatArray
+) -> FloatArray:
+    """`apgr` of `pgr_curve` with the queries weighted anew in every resample, shape (B,); NaN where no gap is left."""
+    order = np.argsort(-margin_Q, kind="stable")
+    first = np.concatenate([[0], np.flatnonzero(np.diff(margin_Q[order])) + 1])
+    weight_BQ = weight_BQ[:, order]
+    # One step of the curve per run of equal margins: G such steps.
+    mass_BG = np.add.reduceat(weight_BQ, first, axis=1)
+    gain_BG = np.add.reduceat(weight_BQ * (strong_Q - weak_Q)[order], first, axis=1)
+    before_BG = np.cumsum(gain_BG, axis=1) - gain_BG
+    area_B = (mass_BG * (before_BG + gain_BG / 2)).sum(axis=1)
+    whole_B = mass_BG.sum(axis=1) * gain_BG.sum(axis=1)
+    return np.divide(area_B, whole_B, out=np.full(len(whole_B), np.nan), where=whole_B != 0)
+
+
 def apgr_ten_point(curve: FloatArray) -> float:
     """The paper's mean of ten points, here at 5 %, 15 %, …, 95 % of strong calls, so that random gives 0.5."""
     share = np.linspace(0.0, 1.0, len(curve))

@@ -105,7 +105,7 @@ def _panel(axes: Any, board: Leaderboard) -> None:
                 [point.cost], [point.quality], s=size, marker=marker, color="black", label=name, zorder=4
             )
     _cost_axis(axes, board)
-    axes.set_ylabel("mean quality")
+    _quality_axis(axes, board, singles)
     axes.set_title(f"{board.table}, split {board.split}", fontsize=11)
 
 
@@ -125,6 +125,19 @@ def _cost_axis(axes: Any, board: Leaderboard) -> None:
     unit = "dollars per 1,000 queries" if dollars else "generated tokens per query"
     basis = " (proxy)" if board.notes.get("cost_basis") == "proxy" else ""
     axes.set_xlabel(f"mean cost, {unit}{basis}")
+
+
+def _quality_axis(axes: Any, board: Leaderboard, singles: Hull) -> None:
+    """From a little under the hull of single arms to the oracle: far worse arms would flatten what is compared."""
+    low, high = float(singles.quality_H[0]), board.baselines.oracle.quality
+    bottom = low - 0.15 * (high - low)
+    below = sum(arm.quality < bottom for arm in board.arms)
+    if high > low:
+        axes.set_ylim(bottom, high + 0.08 * (high - low))
+    if below:
+        note = f"{below} arm{'s' if below > 1 else ''} below"
+        axes.annotate(note, (0.01, 0.015), xycoords="axes fraction", fontsize=7, color=_GREY)
+    axes.set_ylabel("mean quality")
 
 
 def _label_arms(axes: Any, board: Leaderboard, singles: Hull) -> None:

@@ -172,7 +172,8 @@ class RouterScore(msgspec.Struct, frozen=True, kw_only=True):
     """None when the router reads no text or its encoder does not say what it reads."""
     truncation_rate: float | None
     apgr: float | None
-    """Two-arm tables only, as are the next three."""
+    """Two-arm tables only, as are the next four."""
+    apgr_interval: Interval | None
     apgr_ten_point: float | None
     cpt50: float | None
     cpt80: float | None

@@ -110,7 +110,9 @@ def terminal_rows(board: Leaderboard) -> list[Row]:
     short: list[Row] = []
     for row in rows:
         cells = {name: row[column] for name, column in zip(names, kept, strict=True)}
-        cells["AIQ"] = cells["AIQ"].split(" ")[0]
+        for name in ("AIQ", "APGR"):
+            if name in cells:
+                cells[name] = cells[name].split(" ")[0]
         share = cells["cost at equal quality"].split(" ")[0]
         cells["cost at equal quality"] = re.sub(r"\.\d%", "%", share)
         score = scores.get(row[0])
@@ -166,7 +168,7 @@ def _router(router: RouterScore, unit: str | None, name: str, pair: bool) -> Row
         return cells
     return (
         *cells,
-        _number(router.apgr),
+        _plain(router.apgr_interval) if router.apgr_interval else _number(router.apgr),
         _number(router.apgr_ten_point),
         _share(router.cpt50),
         _share(router.cpt80),
