@@ -264,6 +264,7 @@ def test_routerarenas_numbers_are_those_of_the_point_where_quality_counts(board:
     assert best.arena.score == pytest.approx(arena_score(best.quality, best.cost * 1000))
     assert best.arena.optimal_accuracy == pytest.approx(best.quality / board.baselines.oracle.quality)
     # The dear arm is the only right one where the subject is code and now and then elsewhere.
+    assert best.arena.optimal_selection is not None
     assert 0.1 < best.arena.optimal_selection < 0.6
 
 
