@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from thinkroute.errors import DataError
+from thinkroute.evaluation import leakage
 from thinkroute.evaluation.leakage import (
     alike,
     audit,
@@ -73,6 +74,19 @@ def test_a_frame_around_every_prompt_makes_nobody_alike() -> None:
 def test_scripts_without_spaces_are_compared_by_character() -> None:
     text = "运行中变压器温度最高的部分是绕组还是铁芯请选择一个答案"
     assert pairs_of([text, text + "吧", "今天天气很好我们一起去公园散步好吗"]) == {(0, 1)}
+
+
+def test_thinning_for_huge_tables_keeps_what_is_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    texts = [" ".join(f"w{rng.integers(5000)}" for _ in range(400)) for _ in range(10)]
+    texts += [text + " and one thing more" for text in texts[:5]]
+    whole = alike(texts)
+    monkeypatch.setattr(leakage, "_MOST_GRAMS", 1000)
+    thinned = alike(texts)
+    assert thinned.left_P.tolist() == whole.left_P.tolist() == [0, 1, 2, 3, 4]
+    assert thinned.right_P.tolist() == whole.right_P.tolist() == [10, 11, 12, 13, 14]
+    assert thinned.jaccard_P.tolist() != whole.jaccard_P.tolist()
+    assert thinned.jaccard_P == pytest.approx(whole.jaccard_P, abs=0.05)
 
 
 def test_short_and_empty_texts_are_alike_only_when_equal() -> None:

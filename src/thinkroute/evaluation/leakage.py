@@ -37,6 +37,10 @@ _EXAMPLES: Final = 3
 _WORD: Final = re.compile(r"[\u3040-\u9fff]|[^\W_\u3040-\u9fff]+")
 """Words, and single characters of scripts that put no space between words."""
 _STEP: Final = np.uint64(0x9E3779B97F4A7C15)
+_MIX: Final = np.uint64(0xBF58476D1CE4E5B9)
+_BYTES_PER_WORD: Final = 5
+_MOST_GRAMS: Final = 20_000_000
+"""Of huge tables only so many n-grams are compared, or they would not fit into memory."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +193,8 @@ def _examples(table: OutcomeTable, folds: Sequence[Fold], pairs: Pairs) -> list[
 
 def _rare_grams(texts: Sequence[str]) -> tuple[NDArray[np.uint64], IntArray]:
     """Every (n-gram, text) once, without n-grams that make up a frame; sorted by n-gram."""
-    grams = [np.unique(_grams(text)) for text in texts]
+    thinning = 1 + sum(map(len, texts)) // (_BYTES_PER_WORD * _MOST_GRAMS)
+    grams = [np.unique(_thinned(_grams(text), thinning)) for text in texts]
     gram_G = np.concatenate(grams) if grams else np.empty(0, dtype=np.uint64)
     text_G = np.repeat(np.arange(len(texts), dtype=np.intp), [len(gram) for gram in grams])
     order = np.argsort(gram_G, kind="stable")
@@ -197,6 +202,13 @@ def _rare_grams(texts: Sequence[str]) -> tuple[NDArray[np.uint64], IntArray]:
     _, of_G, count_U = np.unique(gram_G, return_inverse=True, return_counts=True)
     rare_G = count_U[of_G] <= _FRAME
     return gram_G[rare_G], text_G[rare_G]
+
+
+def _thinned(gram_G: NDArray[np.uint64], thinning: int) -> NDArray[np.uint64]:
+    """About one n-gram in `thinning`, chosen by its hash: the same ones in every text, so similarities stay."""
+    if thinning == 1:
+        return gram_G
+    return gram_G[(gram_G * _MIX >> np.uint64(40)) % np.uint64(thinning) == 0]
 
 
 def _grams(text: str) -> NDArray[np.uint64]:
