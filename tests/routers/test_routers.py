@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from thinkroute.errors import ConfigError
 from thinkroute.routers import OutcomeTable, TableRouter, fit_router
-from thinkroute.routers.knn import _smallest  # pyright: ignore[reportPrivateUsage]
+from thinkroute.routers.neighbours import smallest
 from thinkroute.routers.table import FloatArray
 from thinkroute.signals.base import Encoder, EncoderState, Matrix, Vector
 from thinkroute.types import Query
@@ -94,7 +94,7 @@ def test_knn_follows_its_formula() -> None:
 @settings(deadline=None)
 def test_the_nearest_are_exactly_the_smallest_distances(numbers: list[int], k: int) -> None:
     far = np.array(numbers, dtype=np.float32)
-    found = _smallest(far, k)
+    found = smallest(far, k)
     assert len(set(found.tolist())) == min(k, len(numbers))
     assert sorted(far[found].tolist()) == sorted(numbers)[:k]
 

@@ -38,10 +38,64 @@ def _knn() -> RouterKind:
     return knn.KIND
 
 
+def _guarded_knn() -> RouterKind:
+    from thinkroute.routers import guarded_knn
+
+    return guarded_knn.KIND
+
+
 def _ridge() -> RouterKind:
     from thinkroute.routers import ridge
 
     return ridge.KIND
+
+
+def _task_lookup() -> RouterKind:
+    from thinkroute.routers import task_lookup
+
+    return task_lookup.KIND
+
+
+def _kmeans() -> RouterKind:
+    from thinkroute.routers import kmeans
+
+    return kmeans.KIND
+
+
+def _logistic() -> RouterKind:
+    from thinkroute.routers import logistic
+
+    return logistic.KIND
+
+
+def _mlp() -> RouterKind:
+    from thinkroute.routers import mlp
+
+    return mlp.KIND
+
+
+def _matrix_factorisation() -> RouterKind:
+    from thinkroute.routers import matrix_factorisation
+
+    return matrix_factorisation.KIND
+
+
+def _hybrid() -> RouterKind:
+    from thinkroute.routers import hybrid
+
+    return hybrid.KIND
+
+
+def _carrot() -> RouterKind:
+    from thinkroute.routers import carrot
+
+    return carrot.KIND
+
+
+def _ensemble() -> RouterKind:
+    from thinkroute.routers import ensemble
+
+    return ensemble.KIND
 
 
 def _routerdc() -> RouterKind:
@@ -67,7 +121,16 @@ ROUTERS: Final[Mapping[str, Callable[[], RouterKind]]] = {
     "best_single": _best_single,
     "random_mix": _random_mix,
     "knn": _knn,
+    "guarded_knn": _guarded_knn,
     "ridge": _ridge,
+    "task_lookup": _task_lookup,
+    "kmeans": _kmeans,
+    "logistic": _logistic,
+    "mlp": _mlp,
+    "matrix_factorisation": _matrix_factorisation,
+    "hybrid": _hybrid,
+    "carrot": _carrot,
+    "ensemble": _ensemble,
     "routerdc": _routerdc,
     "graph": _graph,
     "encoder_regressor": _encoder_regressor,

@@ -2,7 +2,8 @@
 
 For an arm: weights (ZᵀZ + λI)⁻¹ Zᵀ(y − ȳ) over the queries whose cell was measured, prediction ȳ + z·w, where z is
 the encoder's vector minus its average over those queries. The standard deviation is that of Bayesian linear regression,
-σ·√(1/n + zᵀ(ZᵀZ + λI)⁻¹z · N/n), with σ² the mean squared leave-one-out residual. Quality is regressed as it is
+σ·√(1/n + zᵀ(ZᵀZ + λI)⁻¹z · N/n), with σ² the mean squared leave-one-out residual, times a factor that makes it honest
+where the world is not linear (`honesty`). Quality is regressed as it is
 (a linear probability model) and clipped to [0, 1]; counts and seconds are clipped to the range seen in training,
 since a line extrapolates without mercy.
 
@@ -22,6 +23,8 @@ from numpy.typing import NDArray
 
 from thinkroute.errors import ConfigError, DataError
 from thinkroute.routers.base import ArmStatistics, RouterKind, RouterState, TableRouter
+from thinkroute.routers.honesty import honest_scales
+from thinkroute.routers.neighbours import tuning_rows
 from thinkroute.routers.settings import read_settings
 from thinkroute.routers.table import FloatArray, OutcomeTable
 from thinkroute.signals import restore_encoder
@@ -80,8 +83,12 @@ class RidgeRouter(TableRouter):
         return mean_QMA[0], std_QMA[0]
 
     def _batch_moments(self, queries: Sequence[Query]) -> tuple[FloatArray, FloatArray]:
-        vector_QD = self._encoder.encode_batch([query.text for query in queries]) - self._fitted.centre_D
-        shape = (len(queries), *self.statistics.mean_MA.shape)
+        return self.of_vectors(self._encoder.encode_batch([query.text for query in queries]))
+
+    def of_vectors(self, vector_QD: NDArray[np.floating]) -> tuple[FloatArray, FloatArray]:
+        """Means and their standard deviations for encoded queries, shapes (Q, M, A)."""
+        vector_QD = vector_QD - self._fitted.centre_D
+        shape = (len(vector_QD), *self.statistics.mean_MA.shape)
         mean_QMA = self._fitted.intercept_MA + (vector_QD @ self._weight_DC).reshape(shape)
         np.minimum(np.maximum(mean_QMA, self._fitted.low_MA), self._fitted.high_MA, out=mean_QMA)
         leverage_Q = ((vector_QD @ self._fitted.inverse_DD) * vector_QD).sum(axis=1)
@@ -89,7 +96,7 @@ class RidgeRouter(TableRouter):
         return mean_QMA, self._fitted.noise_MA * spread_QMA
 
 
-def fit(table: OutcomeTable, parameters: Mapping[str, Scalar], encoder: Encoder | None) -> TableRouter:
+def fit(table: OutcomeTable, parameters: Mapping[str, Scalar], encoder: Encoder | None) -> RidgeRouter:
     """Solve for every arm and measure; choose λ where it is 0."""
     if encoder is None:
         raise ConfigError("router ridge needs an encoder")
@@ -111,7 +118,7 @@ def fit(table: OutcomeTable, parameters: Mapping[str, Scalar], encoder: Encoder 
     )
 
 
-def restore(state: RouterState) -> TableRouter:
+def restore(state: RouterState) -> RidgeRouter:
     """Rebuild from saved state."""
     settings = read_settings(RidgeRouter.name, RidgeSettings(), state.parameters)
     if state.encoder is None:
@@ -145,16 +152,19 @@ def _solve(vector_QD: FloatArray, centre_D: FloatArray, cells_QMA: FloatArray, p
     cells_QC = cells_QMA.reshape(rows, -1)
     weight_DC = np.zeros((size, measures * arms))
     intercept_C, noise_C, low_C, high_C = (np.full(measures * arms, np.nan) for _ in range(4))
+    left_out_QC = np.full(cells_QC.shape, np.nan)
     for seen, columns in _alike(cells_QC):
         target_QT = cells_QC[np.ix_(seen, columns)]
         mean_D, mean_T = vector_QD[seen].mean(axis=0), target_QT.mean(axis=0)
         weight_DT, residual_QT = _regress(vector_QD[seen] - mean_D, target_QT - mean_T, penalty)
         weight_DC[:, columns] = weight_DT
         intercept_C[columns] = mean_T - mean_D @ weight_DT
+        left_out_QC[np.ix_(seen, columns)] = residual_QT
         noise_C[columns] = np.sqrt((residual_QT**2).mean(axis=0))
         low_C[columns], high_C[columns] = target_QT.min(axis=0), target_QT.max(axis=0)
     inverse_DD = np.linalg.inv(vector_QD.T @ vector_QD + penalty * np.eye(size)).astype(np.float64)
     shape = (measures, arms)
+    noise_C *= np.repeat(_scales(vector_QD, inverse_DD, cells_QMA, left_out_QC, noise_C), arms)
     return _Fitted(
         centre_D,
         intercept_C.reshape(shape),
@@ -163,6 +173,27 @@ def _solve(vector_QD: FloatArray, centre_D: FloatArray, cells_QMA: FloatArray, p
         noise_C.reshape(shape),
         low_C.reshape(shape),
         high_C.reshape(shape),
+    )
+
+
+def _scales(
+    vector_QD: FloatArray,
+    inverse_DD: FloatArray,
+    cells_QMA: FloatArray,
+    left_out_QC: FloatArray,
+    noise_C: FloatArray,
+) -> FloatArray:
+    """Factors that make stated deviations honest: the formula believes that the world is linear."""
+    rows_R = tuning_rows(len(vector_QD))
+    count_C = np.maximum((~np.isnan(left_out_QC)).sum(axis=0), 1)
+    leverage_R = ((vector_QD[rows_R] @ inverse_DD) * vector_QD[rows_R]).sum(axis=1)
+    stated_RC = noise_C**2 / count_C * (1.0 + len(vector_QD) * leverage_R[:, None])
+    shape = len(rows_R), *cells_QMA.shape[1:]
+    return honest_scales(
+        vector_QD.astype(np.float32),
+        cells_QMA,
+        left_out_QC[rows_R].reshape(shape),
+        np.nan_to_num(stated_RC).reshape(shape),
     )
 
 

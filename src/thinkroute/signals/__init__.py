@@ -1,6 +1,7 @@
-"""Features of a request: structure, n-grams and, through one protocol, any encoder.
+"""Features of a request: encoders behind one protocol, and semantic signals that answer yes, no or unknown.
 
-`ENCODERS` is the table of encoders. Looking a name up imports its module, nothing before that does.
+`ENCODERS` is the table of encoders. Looking a name up imports its module, nothing before that does. `semantic` reads
+domains and difficulty with the shipped heads, `thinking` turns them into a prior for arms nobody has measured.
 """
 
 from __future__ import annotations
@@ -27,8 +28,43 @@ def _hashed_ngrams() -> EncoderKind:
     return hashed_ngrams.KIND
 
 
+def _static() -> EncoderKind:
+    from thinkroute.signals import static
+
+    return static.KIND
+
+
+def _blend() -> EncoderKind:
+    from thinkroute.signals import blend
+
+    return blend.KIND
+
+
+def _minilm() -> EncoderKind:
+    from thinkroute.signals import minilm
+
+    return minilm.KIND
+
+
+def _huggingface() -> EncoderKind:
+    from thinkroute.signals import huggingface
+
+    return huggingface.KIND
+
+
+def _remote() -> EncoderKind:
+    from thinkroute.signals import remote
+
+    return remote.KIND
+
+
 ENCODERS: Mapping[str, Callable[[], EncoderKind]] = {
     "hashed_ngrams": _hashed_ngrams,
+    "static": _static,
+    "blend": _blend,
+    "minilm": _minilm,
+    "huggingface": _huggingface,
+    "remote": _remote,
 }
 """Name → factory. Numpy-only encoders come first."""
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Final
 from zlib import crc32
 
@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 
 from thinkroute.errors import ConfigError, DataError
 from thinkroute.signals.base import Array, Encoder, EncoderKind, EncoderState, Matrix, Scalar, Vector
-from thinkroute.signals.structure import FEATURES, structure
+from thinkroute.signals.settings import read_settings
+from thinkroute.signals.structure import FEATURES, ScaledStructure
 
 NAME: Final = "hashed_ngrams"
 VERSION: Final = 2
@@ -36,8 +37,6 @@ _STEP: Final = np.uint64(0x9E3779B97F4A7C15)
 _MIX: Final = np.uint64(0xBF58476D1CE4E5B9)
 _WORD_SALT: Final = np.uint64(0x94D049BB133111EB)
 _SIGNS: Final = np.array([1.0, -1.0])
-_STRUCTURE_LIMIT: Final = 4.0
-"""Standardised features are cut here: one 100 kB prompt must not outweigh everything else."""
 _COMMON_WEIGHT: Final = 0.1
 """Inverse document frequency of what stands in every text: a shared preamble must not drown the question."""
 _BYTE_GRAMS: Final = (3, 5)
@@ -72,11 +71,7 @@ class HashedNgrams:
         self._arrays = dict(arrays)
         self._idf_B = np.asarray(arrays["idf_B"], dtype=np.float32)
         self._projection_BK = np.ascontiguousarray(arrays["projection_BK"], dtype=np.float32)
-        self._structure_mean = np.asarray(arrays["structure_mean"], dtype=np.float32)
-        spread = np.asarray(arrays["structure_std"], dtype=np.float32)
-        weight = settings.structure_weight
-        self._structure_scale = (weight / np.where(spread > 0, spread, 1.0)).astype(np.float32)
-        self._structure_limit = np.float32(_STRUCTURE_LIMIT * weight)
+        self._structure = ScaledStructure(arrays, settings.structure_weight)
 
     @property
     def dimension(self) -> int:
@@ -93,10 +88,7 @@ class HashedNgrams:
         length = math.sqrt(topic @ topic)
         if length > 0:
             topic /= length
-        shape = (structure(raw) - self._structure_mean) * self._structure_scale
-        np.maximum(shape, -self._structure_limit, out=shape)
-        np.minimum(shape, self._structure_limit, out=shape)
-        return np.concatenate((topic, shape))
+        return np.concatenate((topic, self._structure.of(raw)))
 
     def encode_batch(self, texts: Sequence[str]) -> Matrix:
         """Vectors of many texts."""
@@ -119,14 +111,12 @@ def fit(texts: Sequence[str], parameters: Mapping[str, Scalar]) -> Encoder:
     for bucket, _ in rows:
         frequency_B[bucket] += 1
     idf_B = (np.log((1 + len(rows)) / (1 + frequency_B)) + _COMMON_WEIGHT).astype(np.float32)
-    structures_QF = np.array([structure(raw) for raw in raws], dtype=np.float64).reshape(-1, len(FEATURES))
     return HashedNgrams(
         settings,
         {
             "idf_B": idf_B,
             "projection_BK": _lsa([_weigh(row, idf_B) for row in rows], settings),
-            "structure_mean": structures_QF.mean(axis=0) if texts else np.zeros(len(FEATURES)),
-            "structure_std": structures_QF.std(axis=0) if texts else np.ones(len(FEATURES)),
+            **ScaledStructure.fit(raws),
         },
     )
 
@@ -137,14 +127,12 @@ def restore(state: EncoderState) -> Encoder:
     if version != VERSION:
         raise DataError(f"encoder {NAME}: saved by version {version}, this is {VERSION}; fit again")
     settings = _settings(state.parameters)
-    shapes = {
-        "idf_B": (settings.buckets,),
-        "structure_mean": (len(FEATURES),),
-        "structure_std": (len(FEATURES),),
-    }
-    for name, shape in shapes.items():
-        if name not in state.arrays or state.arrays[name].shape != shape:
-            raise DataError(f"encoder {NAME}: array {name!r} is missing or not of shape {shape}; fit again")
+    idf = state.arrays.get("idf_B")
+    if idf is None or idf.shape != (settings.buckets,):
+        raise DataError(
+            f"encoder {NAME}: array 'idf_B' is missing or not of shape {(settings.buckets,)}; fit again"
+        )
+    ScaledStructure.check(f"encoder {NAME}", state.arrays)
     projection = state.arrays.get("projection_BK")
     if projection is None or projection.ndim != 2 or projection.shape[0] != settings.buckets:
         raise DataError(f"encoder {NAME}: array 'projection_BK' is missing or misshapen; fit again")
@@ -155,11 +143,7 @@ KIND: Final = EncoderKind(fit=fit, restore=restore)
 
 
 def _settings(parameters: Mapping[str, Scalar]) -> HashedNgramsSettings:
-    known = [field.name for field in fields(HashedNgramsSettings)]
-    for name in parameters:
-        if name not in known:
-            raise ConfigError(f"encoder {NAME} has no setting {name!r}: use {', '.join(known)}")
-    settings = HashedNgramsSettings(**parameters)  # pyright: ignore[reportArgumentType]
+    settings = read_settings(f"encoder {NAME}", HashedNgramsSettings(), parameters)
     if settings.buckets < 2 or settings.buckets & (settings.buckets - 1):
         raise ConfigError(f"encoder {NAME}: buckets={settings.buckets} must be a power of two")
     if settings.components < 0 or settings.head_bytes < 1 or settings.tail_bytes < 0:
