@@ -44,12 +44,33 @@ def _ridge() -> RouterKind:
     return ridge.KIND
 
 
+def _routerdc() -> RouterKind:
+    from thinkroute.routers import routerdc
+
+    return routerdc.KIND
+
+
+def _graph() -> RouterKind:
+    from thinkroute.routers import graph
+
+    return graph.KIND
+
+
+def _encoder_regressor() -> RouterKind:
+    from thinkroute.routers import encoder_regressor
+
+    return encoder_regressor.KIND
+
+
 ROUTERS: Final[Mapping[str, Callable[[], RouterKind]]] = {
     "constant": _constant,
     "best_single": _best_single,
     "random_mix": _random_mix,
     "knn": _knn,
     "ridge": _ridge,
+    "routerdc": _routerdc,
+    "graph": _graph,
+    "encoder_regressor": _encoder_regressor,
 }
 """Name → factory, baselines first."""
 
