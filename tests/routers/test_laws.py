@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.routers.tiny_encoder import tiny_encoder
 
 from tests.routers.tiny_encoder import tiny_encoder
 from thinkroute.errors import ConfigError, DataError
