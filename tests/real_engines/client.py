@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+from tokenizers import Tokenizer
 
 from tests.real_engines.servers import tail
 
@@ -46,6 +47,20 @@ class RealEngine:
     gateway: str
     member: Path
     log: Path
+
+    def tokens(self, text: str) -> int:
+        """How many tokens of the member a text is."""
+        return len(Tokenizer.from_file(str(self.member / "tokenizer.json")).encode(text).ids)
+
+    async def token_ids(self, text: str) -> list[int]:
+        """How the server itself cuts a text."""
+        names = {"vllm": "prompt", "llama.cpp": "content"}
+        request = {names[self.name]: text, "add_special_tokens": False, "parse_special": True}
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(f"{self.url}/tokenize", json=request) as response,
+        ):
+            return (await response.json())["tokens"]
 
     async def post(self, **fields: Any) -> tuple[int, Any]:
         """Status and body of one request to the gateway, greedy."""

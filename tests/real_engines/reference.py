@@ -14,7 +14,7 @@ from thinkroute.engines.embedded import EmbeddedEngine
 from thinkroute.fleet.tasks import FAMILIES, LEVELS, generate
 from thinkroute.programs.driver import Prompt, Run
 from thinkroute.programs.protocol import Segment, ThinkingFormat
-from thinkroute.types import FORCED, Arm, Effort
+from thinkroute.types import Arm, Effort
 
 _MEMBER = "member"
 
@@ -26,16 +26,6 @@ class Expected:
     thought: str
     content: str
     segments: tuple[Segment, ...]
-
-    @property
-    def logprobs(self) -> list[float]:
-        """Of every generated token, all legs."""
-        return [token.logprob for segment in self.segments for token in segment.logprobs or ()]
-
-    @property
-    def generated_tokens(self) -> int:
-        """All legs, what a program wrote left out."""
-        return sum(segment.usage.completion_tokens for segment in self.segments if segment.owner != FORCED)
 
 
 def questions(count: int) -> list[str]:

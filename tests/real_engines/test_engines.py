@@ -12,6 +12,8 @@ from tokenizers import Tokenizer
 
 from tests.real_engines.client import RealEngine, Reply, deltas, logprobs_of
 from tests.real_engines.reference import Expected, expected, questions
+from thinkroute.catalog import family_of
+from thinkroute.engines.http import list_models
 
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(600)]
 
@@ -28,6 +30,12 @@ def assert_same(replies: list[Reply], embedded: list[Expected]) -> None:
     assert not different, f"{len(different)} of {len(replies)} differ:\n" + "\n".join(different[:5])
 
 
+def assert_in_order(told: list[float], logprobs: list[float]) -> None:
+    rest = iter(logprobs)
+    for logprob in told:
+        assert any(logprob == pytest.approx(own, abs=1e-3) for own in rest), f"{logprob} has no counterpart"
+
+
 @pytest.mark.parametrize("effort", ["on", "off"])
 async def test_greedy_answers_are_the_embedded_engines(engine: RealEngine, effort: str) -> None:
     asked = questions(PROMPTS)
@@ -41,6 +49,8 @@ async def test_greedy_answers_are_the_embedded_engines(engine: RealEngine, effor
 async def test_a_two_call_budget_gives_the_embedded_engines_answers(
     engine: RealEngine, model: str, budget: int
 ) -> None:
+    if model == "teacher-prefill" and engine.name == "llama.cpp":
+        pytest.skip("llama.cpp writes an empty thinking block before a message that it continues")
     asked = questions(PROMPTS)
     replies = await engine.ask_all(asked, model=f"{model}@budget={budget}")
     assert_same(replies, await expected(engine.member, asked, f"budget={budget}"))
@@ -57,9 +67,11 @@ async def test_the_engines_own_budget_is_kept_in_one_call(engine: RealEngine, bu
     for reply, own in zip(replies, unlimited, strict=True):
         assert reply.thinkroute["legs"] == 1
         assert reply.content.startswith("after all the steps"), "there is always an answer"
-        assert reply.thought_tokens <= budget
         assert own.thought.startswith(reply.thought.strip("\n"))
-    assert max(reply.thought_tokens for reply in replies) >= budget - 1, "the budget is used"
+    thoughts = [engine.tokens(f"\n{reply.thought}") for reply in replies]
+    assert budget - 1 <= max(thoughts) <= budget
+    if engine.name == "vllm":
+        assert [reply.thought_tokens for reply in replies] == thoughts, "and it is counted"
 
 
 async def test_thinking_is_switched_by_the_template_flag(engine: RealEngine) -> None:
@@ -89,18 +101,18 @@ async def test_a_stream_says_the_same_piece_by_piece(engine: RealEngine, model: 
 )
 async def test_the_ledger_counts_what_was_generated(engine: RealEngine, model: str) -> None:
     """Counted again with the member's tokenizer, from the texts; the end token counts, forced text does not."""
-    tokenizer: Tokenizer = Tokenizer.from_file(str(engine.member / "tokenizer.json"))
-    reply = await engine.ask(LONG, model=model, logprobs=True)
-    assert reply.thinkroute["billed_tokens"]["provenance"] == "reported"
+    reply = await engine.ask(LONG, model=model)
+    told = engine.name == "vllm" or not reply.thought
+    assert reply.thinkroute["billed_tokens"]["provenance"] == ("reported" if told else "estimated")
     assert reply.thinkroute["billed_tokens"]["completion"] == reply.generated_tokens
-    thought, content = (len(tokenizer.encode(text).ids) for text in (reply.thought, reply.content))
     layout = {
         "teacher@on": len(("<think>", "\n", "\n", "</think>", "\n\n")),
         "teacher@off": 0,
         "teacher@budget=8": len(("<think>", "\n", "</think>", "\n\n")),
         "teacher-two-call@budget=8": len(("<think>", "\n")),
     }[model]
-    assert reply.generated_tokens == thought + content + layout + len(("<|im_end|>",))
+    said = engine.tokens(reply.thought) + engine.tokens(reply.content)
+    assert reply.generated_tokens == said + layout + len(("<|im_end|>",))
 
 
 @pytest.mark.parametrize("model", ["teacher@on", "teacher@off", "teacher-two-call@budget=8"])
@@ -114,7 +126,13 @@ async def test_log_probabilities_are_the_embedded_engines(
         entries = logprobs_of(events)
     else:
         entries = (await engine.ask(LONG, model=model, logprobs=True)).logprobs
-    assert [entry["logprob"] for entry in entries] == pytest.approx(own.logprobs, abs=1e-3)
+    logprobs = [token.logprob for segment in own.segments for token in segment.logprobs or ()]
+    told = [entry["logprob"] for entry in entries]
+    if stream and engine.name == "llama.cpp":
+        assert len(told) >= engine.tokens(own.content), "it leaves out only what has no text of its own"
+        assert_in_order(told, logprobs)
+    else:
+        assert told == pytest.approx(logprobs, abs=1e-3)
 
 
 @pytest.mark.parametrize("model", ["teacher@on", "teacher@off", "teacher-two-call@budget=16"])
@@ -140,9 +158,22 @@ async def test_the_soft_switch_in_a_message_is_obeyed(engine: RealEngine) -> Non
     assert not direct.thought
 
 
+async def test_the_server_cuts_text_as_the_members_tokenizer_does(engine: RealEngine) -> None:
+    own = Tokenizer.from_file(str(engine.member / "tokenizer.json"))
+    for answer in await expected(engine.member, questions(200), "on"):
+        text = "<|im_start|>assistant\n" + "".join(segment.text for segment in answer.segments)
+        assert await engine.token_ids(text) == own.encode(text).ids
+
+
+async def test_the_model_is_found_by_the_servers_address_alone(engine: RealEngine) -> None:
+    """As `thinkroute serve --upstream` does; the family is recognised from the name."""
+    [name] = await list_models(f"{engine.url}/v1", None, 10)
+    assert family_of(name).name == "thinkroute-fleet"
+
+
 async def test_a_refusal_of_the_server_reaches_the_caller(engine: RealEngine) -> None:
-    status, body = await engine.post(
-        model="teacher-prefill@off", messages=[{"role": "user", "content": "Dora " * 400}]
-    )
+    """Letters that are no word take a token each: more than the gateway's estimate and than the window."""
+    question = "zq" * 200
+    status, body = await engine.post(model="teacher@off", messages=[{"role": "user", "content": question}])
     assert status == 400
     assert "256" in body["error"]["message"], "the server says its window"
