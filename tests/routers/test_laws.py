@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
 from tests.routers.tiny_encoder import tiny_encoder
+
 from thinkroute.errors import ConfigError, DataError
 from thinkroute.routers import ROUTERS, OutcomeTable, TableRouter, fit_router, load_router, save_router
 from thinkroute.routers.base import PRIOR_QUALITY_STD

@@ -12,7 +12,9 @@ import pytest
 
 from thinkroute.catalog import family_named
 from thinkroute.engines.embedded import EmbeddedEngine
+from thinkroute.engines.embedded.decoder import Decoder
 from thinkroute.errors import (
+    EngineError,
     EngineInterrupted,
     InvalidRequest,
     OutOfScope,
@@ -293,6 +295,29 @@ async def test_an_event_loop_that_closed_takes_no_one_else_down(engine: Embedded
     await wait_until_idle(engine)
     _, segment = await ask(engine, call())
     assert segment.finish == "stop"
+
+
+async def test_a_step_that_fails_is_told_to_everybody_and_the_next_requests_are_served(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Running, just entering and waiting ones: nobody is left hanging."""
+    engine = EmbeddedEngine(MEMBERS, seats=4)
+    _, expected = await ask(engine, call())
+    step, steps = Decoder.step, iter(range(1000))
+
+    def failing(self: Decoder, first: int, *arguments: Any) -> Any:
+        if next(steps) >= 10:
+            raise RuntimeError("no more memory")
+        return step(self, first, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Decoder, "step", failing)
+        crowd = await asyncio.gather(*(ask(engine, call()) for _ in range(12)), return_exceptions=True)
+    assert [type(reply) for reply in crowd] == [EngineError] * 12
+    assert "no more memory" in caplog.text
+    _, after = await ask(engine, call())
+    assert after.token_ids == expected.token_ids
+    await engine.aclose()
 
 
 async def test_closing_the_engine_ends_what_is_under_way() -> None:

@@ -48,6 +48,25 @@ def test_prompts_have_the_ids_the_library_gives_them(path: Path) -> None:
         {"normalizer": {"type": "Lowercase"}},
         {
             "pre_tokenizer": {
+                "type": "Sequence",
+                "pretokenizers": [
+                    {
+                        "type": "Split",
+                        "pattern": {"Regex": r" ?\p{L}+"},
+                        "behavior": "Isolated",
+                        "invert": False,
+                    },
+                    {
+                        "type": "ByteLevel",
+                        "add_prefix_space": False,
+                        "trim_offsets": True,
+                        "use_regex": False,
+                    },
+                ],
+            }
+        },
+        {
+            "pre_tokenizer": {
                 "type": "ByteLevel",
                 "add_prefix_space": False,
                 "trim_offsets": True,

@@ -78,7 +78,6 @@ class Lane:
 
     def step(self) -> Mail:
         """Drop cancelled rows, take in new ones, advance all by one token; returns what to deliver."""
-        self._mail = []
         self._drop([seat for seat, row in enumerate(self.rows) if row.cancelled])
         running = len(self.rows)
         if self.waiting:
@@ -90,12 +89,14 @@ class Lane:
             self._choose()
         for job in entered:
             job.first_token_s = time.perf_counter()
-        return self._mail
+        mail, self._mail = self._mail, []
+        return mail
 
     def fail(self, error: ThinkrouteError) -> Mail:
-        """End every job with an error."""
+        """End every job with an error, after what a step that broke off had to deliver."""
         jobs = dict.fromkeys((*self.rows, *self._entering, *self.waiting))
-        mail: Mail = [(job, error) for job in jobs if not job.cancelled]
+        mail: Mail = [*self._mail, *((job, error) for job in jobs if not job.cancelled)]
+        self._mail, self._entering = [], []
         self.rows.clear()
         self.waiting.clear()
         return mail

@@ -69,7 +69,12 @@ class _Description(msgspec.Struct):
             return None
         if any(token.single_word or token.lstrip or token.rstrip or token.normalized for token in tokens):
             return None
-        return re.compile("|".join([*(re.escape(token.content) for token in tokens), split.pattern["Regex"]]))
+        try:
+            return re.compile(
+                "|".join([*(re.escape(token.content) for token in tokens), split.pattern["Regex"]])
+            )
+        except re.error:  # the tokenizer's regular expressions know more than Python's
+            return None
 
 
 class Vocabulary:
