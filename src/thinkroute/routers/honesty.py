@@ -19,6 +19,10 @@ from thinkroute.signals.base import Matrix
 
 _PAIRS: Final = 20
 """Neighbours per row that the noise is told from."""
+_LEAST: Final = 0.0625
+"""A stated variance is never lowered further than to this share."""
+_FEWEST: Final = 100
+"""Queries from which on noise can be told from error: with fewer, neighbours are too far to say what noise is."""
 
 
 def honest_scales(
@@ -26,8 +30,8 @@ def honest_scales(
 ) -> FloatArray:
     """Factors on stated standard deviations, one per measure, shape (M,).
 
-    1 unless the data contradict it: raised where errors were larger than stated, lowered where they were surely
-    smaller. Arms are weighed by their own variance, so that one with large numbers does not decide for all.
+    1 unless enough data contradict it: raised to what was missed where errors were surely larger than stated, lowered
+    where they were surely smaller. Arms are weighed by their own variance, so that one with large numbers does not decide for all.
 
     Args:
         keys_ND: Vectors of the training queries.
@@ -35,8 +39,8 @@ def honest_scales(
         residual_RMA: Measured minus predicted, for `tuning_rows` left out of what predicts them.
         variance_RMA: The variances stated for these predictions.
     """
-    if len(keys_ND) < 3:
-        return np.asarray([1.0] * cells_NMA.shape[1])
+    if len(keys_ND) < _FEWEST:
+        return np.ones(cells_NMA.shape[1])
     near = neighbours_of(keys_ND, tuning_rows(len(keys_ND)), min(_PAIRS, len(keys_ND) - 1))
     scales = [
         _scale(near, cells_NMA[:, m].astype(np.float64), residual_RMA[:, m], variance_RMA[:, m])
@@ -61,7 +65,9 @@ def _scale(near: Neighbours, cells_NA: FloatArray, residual_RA: FloatArray, vari
         return 1.0
     missed = float(squared.mean()) - noise
     doubt = 2.0 * float(squared.std()) / np.sqrt(squared.size)
-    return float(np.sqrt(min(max(1.0, missed / stated), max((missed + doubt) / stated, 0.0625))))
+    if missed - doubt > stated:
+        return float(np.sqrt(missed / stated))
+    return float(np.sqrt(min(1.0, max((missed + doubt) / stated, _LEAST))))
 
 
 def noise_variance(near: Neighbours, cells_NA: FloatArray) -> float:
