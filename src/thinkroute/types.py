@@ -17,6 +17,8 @@ Provenance = Literal["reported", "counted", "estimated", "unknown"]
 
 _LADDER: tuple[EffortLevel, ...] = ("off", "minimal", "low", "medium", "high", "xhigh", "max")
 _BUDGET = re.compile(r"budget=([0-9]{1,9})")
+_CASCADE = re.compile(r"cascade\((.*)\)", re.DOTALL)
+_ARROW = re.compile(r"->|→")
 
 FORCED = "<forced>"
 """Owner of tokens written by us, not by a model: the stop text of a thinking budget."""
@@ -81,10 +83,26 @@ class Arm:
     """Model names from the configuration, in the order the program uses them. Never empty."""
     effort: Effort = Effort()
     """How long the models may think."""
+    stages: tuple[Arm, ...] = ()
+    """What a cascade may run, in order; empty for every other program."""
     id: str = field(init=False, repr=False, compare=False)
-    """Stable name, unique among arms: `model@effort`, or `program(a → b)@effort` for several models."""
+    """Stable name, unique among arms: `model@effort`, `program(a → b)@effort` for several models, or
+    `cascade(model@effort -> model@effort)`, whose stages have an effort each."""
+
+    @classmethod
+    def cascade(cls, stages: Sequence[Arm]) -> Arm:
+        """The arm that may run these, one after another, until an answer is good enough.
+
+        Its own effort is `default`: how long is thought depends on how far it goes.
+        """
+        models = dict.fromkeys(name for stage in stages for name in stage.models)
+        return cls("cascade", tuple(models), Effort(), tuple(stages))
 
     def __post_init__(self) -> None:
+        if self.stages:
+            listed = " -> ".join(stage.id for stage in self.stages)
+            object.__setattr__(self, "id", f"{self.program}({listed})")
+            return
         single = self.program in ("direct", "budgeted")
         name = self.models[0] if single else f"{self.program}({' → '.join(self.models)})"
         object.__setattr__(self, "id", f"{name}@{self.effort}")
@@ -304,6 +322,12 @@ class Outcome:
 def estimate_tokens(size: int) -> int:
     """Tokens of text no tokenizer has seen, at the usual four characters or bytes a token; 0 only for nothing."""
     return (size + 3) // 4
+
+
+def stage_names(arm_id: str) -> tuple[str, ...]:
+    """The stages of `cascade(a@x -> b@y)` as written (`→` and any white space are fine); empty for any other text."""
+    match = _CASCADE.fullmatch(arm_id.strip())
+    return tuple(name.strip() for name in _ARROW.split(match.group(1))) if match else ()
 
 
 def arm_by_id(arms: Sequence[Arm], arm_id: str) -> Arm | None:

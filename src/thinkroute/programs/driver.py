@@ -5,10 +5,11 @@ Neither knows any program, and no program knows a driver: that is what makes tra
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from thinkroute.errors import (
@@ -19,9 +20,9 @@ from thinkroute.errors import (
     RequestError,
     ThinkrouteError,
 )
-from thinkroute.programs.effects import Append, Ask, Effect, Generate, Program, Return
-from thinkroute.programs.protocol import Call, Chunk, Engine, Segment, SegmentFinish
-from thinkroute.types import Channel, Ledger, LedgerEntry, Price, Usage, estimate_tokens
+from thinkroute.programs.effects import Adopt, Append, Ask, Draft, Drafted, Effect, Generate, Program, Return
+from thinkroute.programs.protocol import Call, Chunk, Engine, Segment, SegmentFinish, Upstream
+from thinkroute.types import FORCED, Channel, Ledger, LedgerEntry, Price, Usage, estimate_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,55 +57,114 @@ class Run:
     def __init__(
         self, program: Program, prompt: Prompt, engines: Mapping[str, Engine], prices: Mapping[str, Price]
     ) -> None:
-        self._program = program
-        self._prompt = prompt
         self._engines = engines
         self._prices = prices
+        self._message = _Message(program, prompt)
         self.ledger = Ledger()
-        self.segments: list[Segment] = []
-        self.finish: SegmentFinish | None = None
 
-    async def events(self) -> AsyncGenerator[Delta, None]:
+    @property
+    def segments(self) -> list[Segment]:
+        """The trajectory so far."""
+        return self._message.segments
+
+    @property
+    def finish(self) -> SegmentFinish | None:
+        """Why it ended; None unless the program returned."""
+        return self._message.finish
+
+    def events(self) -> AsyncGenerator[Delta, None]:
         """Perform the effects, yielding text as it comes.
+
+        A failing call is first put to the program, which may have a draft to fall back on, as long as no answer was
+        shown; a program that does not catch it ends with it.
 
         Raises:
             EngineError: an engine failed. What was yielded before stays valid.
         """
-        reply: Segment | None = None
-        while True:
-            effect = self._advance(reply)
-            if isinstance(effect, Return):
-                self.finish = effect.finish
-                return
-            if isinstance(effect, Append):
-                channel: Channel = "reasoning" if _inside_thinking(self.segments) else "answer"
-                reply = _appended(effect, self.segments)
-                self.segments.append(reply)
-                if text := visible_text(effect):
-                    yield Delta(channel, text, effect.owner)
-                continue
-            call = _call(effect, self._prompt, self.segments)
-            streamed = isinstance(effect, Generate)
-            with self._measured(call) as leg:
-                async with aclosing(self._engines[call.model].generate(call)) as items:
-                    async for item in items:
-                        leg.see(item)
-                        if isinstance(item, Segment):
-                            reply = item
-                        elif streamed:
-                            yield Delta(item.channel, item.text, call.model, item)
-            if streamed and reply is not None:
-                self.segments.append(reply)
+        return self._perform(self._message, [])
 
-    def _advance(self, reply: Segment | None) -> Effect | Return:
+    async def _perform(self, message: _Message, legs: list[LedgerEntry]) -> AsyncGenerator[Delta, None]:
+        """Write one message, yielding its text; its legs are noted in `legs` beside the ledger."""
+        segments, answered = message.segments, False
+        effect = message.begin()
+        while not isinstance(effect, Return):
+            reply: Segment | None = None
+            if isinstance(effect, Append | Draft | Adopt):
+                reply, deltas = await self._settle(effect, message)
+                for delta in deltas:
+                    yield delta
+            else:
+                call = _call(effect, message.prompt, segments)
+                streamed = isinstance(effect, Generate)
+                try:
+                    with self._measured(call, legs) as leg:
+                        async with aclosing(self._engines[call.model].generate(call)) as items:
+                            async for item in items:
+                                leg.see(item)
+                                if isinstance(item, Segment):
+                                    reply = item
+                                elif streamed:
+                                    answered = answered or item.channel == "answer"
+                                    yield Delta(item.channel, item.text, call.model, item)
+                except ThinkrouteError as failure:
+                    if answered:
+                        raise
+                    effect = message.fail(failure)
+                    continue
+                if streamed and reply is not None:
+                    segments.append(reply)
+            effect = message.advance(reply)
+        message.finish = effect.finish
+
+    async def _settle(
+        self, effect: Append | Draft | Adopt, message: _Message
+    ) -> tuple[Segment, Sequence[Delta]]:
+        """Perform an effect that is no call of this message; returns its reply and what the caller sees of it."""
+        if isinstance(effect, Draft):
+            return await self._draft(effect, message.prompt), ()
+        if isinstance(effect, Adopt):
+            message.segments[:] = effect.draft.parts
+            return effect.draft, _deltas_of(effect.draft)
+        channel: Channel = "reasoning" if _inside_thinking(message.segments) else "answer"
+        reply = _appended(effect, message.segments)
+        message.segments.append(reply)
+        text = visible_text(effect)
+        return reply, (Delta(channel, text, effect.owner),) if text else ()
+
+    async def _draft(self, effect: Draft, prompt: Prompt) -> Drafted:
+        """Write drafts that nobody sees, all at once."""
+        if not effect.others:
+            return await self._draft_one(effect, prompt)
+        first, *others = await asyncio.gather(
+            *(self._draft_one(draft, prompt) for draft in (effect, *effect.others))
+        )
+        return replace(first, others=tuple(others))
+
+    async def _draft_one(self, draft: Draft, prompt: Prompt) -> _Recorded:
+        """Write one draft; what the caller did not ask for (log-probabilities) is kept from their sight."""
+        message = _Message(draft.program, _hidden(draft, prompt))
+        legs, deltas = list[LedgerEntry](), list[Delta]()
+        failure: ThinkrouteError | None = None
         try:
-            return next(self._program) if reply is None else self._program.send(reply)
-        except StopIteration as stop:
-            return stop.value
+            async with aclosing(self._perform(message, legs)) as written:
+                async for delta in written:
+                    deltas.append(delta)
+        except ThinkrouteError as error:
+            failure = error
+        quiet = not prompt.options.get("logprobs")
+        drafted = _drafted(message.segments, message.finish, quiet=quiet)
+        ledger = Ledger(tuple(legs))
+        return _Recorded(
+            **drafted,
+            failure=failure,
+            billed=ledger.usage,
+            cost_usd=ledger.cost_usd,
+            deltas=tuple(_quiet_delta(delta) if quiet else delta for delta in deltas),
+        )
 
     @contextmanager
-    def _measured(self, call: Call) -> Generator[_LegMeter, None, None]:
-        """Meter a call and put its leg into the ledger, however it ends."""
+    def _measured(self, call: Call, legs: list[LedgerEntry]) -> Generator[_LegMeter, None, None]:
+        """Meter a call and put its leg into the ledger and `legs`, however it ends."""
         leg = _LegMeter(call)
         try:
             yield leg
@@ -116,7 +176,90 @@ class Run:
             leg.error = ThinkrouteError.code
             raise
         finally:
-            self.ledger = self.ledger.add(leg.entry(self._prices.get(call.model)))
+            entry = leg.entry(self._prices.get(call.model))
+            legs.append(entry)
+            self.ledger = self.ledger.add(entry)
+
+
+@dataclass(frozen=True, slots=True)
+class _Recorded(Drafted):
+    """A draft with what the caller will see of it, should it be adopted."""
+
+    deltas: tuple[Delta, ...] = ()
+
+
+def _hidden(draft: Draft, prompt: Prompt) -> Prompt:
+    return Prompt(prompt.messages, {**prompt.options, **draft.options}, stream=False)
+
+
+def _drafted(segments: Sequence[Segment], finish: SegmentFinish | None, *, quiet: bool) -> dict[str, Any]:
+    """The fields of a `Drafted` that its trajectory gives; `quiet` keeps log-probabilities out of its parts."""
+    usages = [segment.usage for segment in segments if segment.owner != FORCED]
+    logprobs = [token for segment in segments for token in segment.logprobs or ()]
+    return {
+        "text": "".join(segment.text for segment in segments),
+        "owner": segments[-1].owner if segments else FORCED,
+        "finish": finish or "stop",
+        "logprobs": tuple(logprobs) or None,
+        "usage": sum(usages[1:], usages[0]) if usages else Usage(),
+        "thinking_closed": not segments or segments[-1].thinking_closed,
+        "latency_s": sum(segment.latency_s for segment in segments),
+        "parts": tuple(_quiet_segment(segment) for segment in segments) if quiet else tuple(segments),
+    }
+
+
+def _deltas_of(draft: Drafted) -> Sequence[Delta]:
+    if not isinstance(draft, _Recorded):
+        raise TypeError("a program may adopt only what a draft of its own was answered with")
+    return draft.deltas
+
+
+def _quiet_delta(delta: Delta) -> Delta:
+    if delta.chunk is None:
+        return delta
+    chunk = replace(delta.chunk, logprobs=None, upstream=_without_logprobs(delta.chunk.upstream))
+    return replace(delta, chunk=chunk)
+
+
+def _quiet_segment(segment: Segment) -> Segment:
+    return replace(segment, logprobs=None, upstream=_without_logprobs(segment.upstream))
+
+
+def _without_logprobs(upstream: Upstream) -> Upstream:
+    choice: Mapping[str, Any] = upstream.get("choice", {})
+    if "logprobs" not in choice:
+        return upstream
+    return {**upstream, "choice": {name: value for name, value in choice.items() if name != "logprobs"}}
+
+
+class _Message:
+    """One assistant message being written by one program."""
+
+    __slots__ = ("_program", "finish", "prompt", "segments")
+
+    def __init__(self, program: Program, prompt: Prompt) -> None:
+        self._program = program
+        self.prompt = prompt
+        self.segments: list[Segment] = []
+        self.finish: SegmentFinish | None = None
+
+    def begin(self) -> Effect | Return:
+        """What the program asks for first."""
+        return self._taken(lambda: next(self._program))
+
+    def advance(self, reply: Segment | None) -> Effect | Return:
+        """What it asks for after a reply."""
+        return self._taken(lambda: self._program.send(reply) if reply is not None else next(self._program))
+
+    def fail(self, failure: ThinkrouteError) -> Effect | Return:
+        """What it asks for instead of a call that failed; the failure itself when it has no answer to that."""
+        return self._taken(lambda: self._program.throw(failure))
+
+    def _taken(self, take: Callable[[], Effect]) -> Effect | Return:
+        try:
+            return take()
+        except StopIteration as stop:
+            return stop.value
 
 
 class _LegMeter:
@@ -202,34 +345,70 @@ def run_batch(
     Returns:
         Per program, in order: its trajectory and its finish reason.
     """
-    trajectories: list[list[Segment]] = [[] for _ in programs]
-    finishes: dict[int, SegmentFinish] = {}
-    pending: dict[int, Generate | Ask] = {}
+    batch = [_InStep(program, prompt) for program, prompt in zip(programs, prompts, strict=True)]
+    while waiting := [each for message in batch for each in message.waiting()]:
+        replies = generate([each.call for each in waiting])
+        for each, reply in zip(waiting, replies, strict=True):
+            each.answer(reply)
+    return [message.result() for message in batch]
 
-    def advance(index: int, reply: Segment | None) -> None:
-        while True:
-            try:
-                effect = next(programs[index]) if reply is None else programs[index].send(reply)
-            except StopIteration as stop:
-                finishes[index] = stop.value.finish
-                return
-            if not isinstance(effect, Append):
-                pending[index] = effect
-                return
-            reply = _appended(effect, trajectories[index])
-            trajectories[index].append(reply)
 
-    for index in range(len(programs)):
-        advance(index, None)
-    while pending:
-        batch = list(pending.items())
-        pending.clear()
-        replies = generate([_call(effect, prompts[i], trajectories[i]) for i, effect in batch])
-        for (index, effect), reply in zip(batch, replies, strict=True):
-            if isinstance(effect, Generate):
-                trajectories[index].append(reply)
-            advance(index, reply)
-    return [(tuple(trajectories[i]), finishes[i]) for i in range(len(programs))]
+class _InStep:
+    """One message written in lock-step with others: it stops wherever an engine, or a draft of its own, is awaited."""
+
+    def __init__(self, program: Program, prompt: Prompt) -> None:
+        self._message = _Message(program, prompt)
+        self._drafts: list[_InStep] = []
+        self._effect = self._until_awaited(self._message.begin())
+
+    @property
+    def call(self) -> Call:
+        """The call it waits for."""
+        assert isinstance(self._effect, Generate | Ask)  # noqa: S101 - only those are in `waiting`
+        return _call(self._effect, self._message.prompt, self._message.segments)
+
+    def waiting(self) -> list[_InStep]:
+        """The messages that wait for an engine: this one, or its drafts; none when it is done."""
+        while isinstance(self._effect, Draft):
+            waiting = [each for draft in self._drafts for each in draft.waiting()]
+            if waiting:
+                return waiting
+            first, *others = (draft.drafted() for draft in self._drafts)
+            self._effect = self._until_awaited(self._message.advance(replace(first, others=tuple(others))))
+        return [] if isinstance(self._effect, Return) else [self]
+
+    def answer(self, reply: Segment) -> None:
+        """Take what the engine said."""
+        if isinstance(self._effect, Generate):
+            self._message.segments.append(reply)
+        self._effect = self._until_awaited(self._message.advance(reply))
+
+    def result(self) -> tuple[tuple[Segment, ...], SegmentFinish]:
+        """Trajectory and finish reason of a message that is done."""
+        assert isinstance(self._effect, Return)  # noqa: S101 - nothing waits any more
+        return tuple(self._message.segments), self._effect.finish
+
+    def drafted(self) -> Drafted:
+        """A message that is done, as the reply to the draft it was."""
+        segments, finish = self.result()
+        fields = _drafted(segments, finish, quiet=False)
+        return Drafted(**fields, billed=fields["usage"])
+
+    def _until_awaited(self, effect: Effect | Return) -> Effect | Return:
+        """Perform what needs no engine; returns what does, or the end."""
+        segments = self._message.segments
+        while isinstance(effect, Append | Adopt):
+            reply: Segment = effect.draft if isinstance(effect, Adopt) else _appended(effect, segments)
+            if isinstance(effect, Adopt):
+                segments[:] = effect.draft.parts
+            else:
+                segments.append(reply)
+            effect = self._message.advance(reply)
+        if isinstance(effect, Draft):
+            prompt = self._message.prompt
+            every = (effect, *effect.others)
+            self._drafts = [_InStep(draft.program, _hidden(draft, prompt)) for draft in every]
+        return effect
 
 
 def visible_text(effect: Append) -> str:

@@ -7,11 +7,12 @@ The same program object runs under the async driver (gateway, streaming) and und
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from thinkroute.errors import ThinkrouteError
 from thinkroute.programs.protocol import Segment, SegmentFinish
-from thinkroute.types import FORCED, Effort
+from thinkroute.types import FORCED, Effort, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +48,47 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True)
+class Draft:
+    """A whole answer that nobody sees yet: another program, run on the same prompt from the start of the message.
+
+    Answered with a `Drafted`; a failure comes back in it instead of ending the run.
+    """
+
+    program: Program
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Laid over the caller's options for this draft alone, e.g. `logprobs`."""
+    others: tuple[Draft, ...] = ()
+    """Further drafts made at the same time; they come back in `Drafted.others`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Adopt:
+    """Make a draft the message: it replaces the trajectory and is shown to the caller, who had seen no answer yet."""
+
+    draft: Drafted
+
+
+@dataclass(frozen=True, slots=True)
 class Return:
     """How a program ended: the finish reason the caller sees."""
 
     finish: SegmentFinish
 
 
-Effect = Generate | Append | Ask
+@dataclass(frozen=True, slots=True)
+class Drafted(Segment):
+    """What became of a draft: its segments as one. After a failure it holds what had come until then."""
+
+    parts: tuple[Segment, ...] = ()
+    """Its trajectory."""
+    failure: ThinkrouteError | None = None
+    """Why there is no answer; None when there is one."""
+    billed: Usage = Usage()
+    """Tokens of all its legs, a second leg's prompt counted again."""
+    cost_usd: float | None = None
+    """Dollars of all its legs; None when any is unknown."""
+    others: tuple[Drafted, ...] = ()
+
+
+Effect = Generate | Append | Ask | Draft | Adopt
 Program = Generator[Effect, Segment, Return]
