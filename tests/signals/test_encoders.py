@@ -1,5 +1,6 @@
 """Laws of every encoder that needs nothing but numpy."""
 
+import os
 import subprocess
 import sys
 import time
@@ -140,7 +141,7 @@ def test_vectors_are_equal_in_processes_with_other_hash_seeds() -> None:
     seen = {
         subprocess.run(
             [sys.executable, "-c", program],
-            env={"PYTHONHASHSEED": seed},
+            env={**os.environ, "PYTHONHASHSEED": seed},
             capture_output=True,
             text=True,
             check=True,

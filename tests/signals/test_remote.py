@@ -240,3 +240,20 @@ def test_nobody_listening_is_an_error_that_names_the_endpoint() -> None:
 def test_settings_that_cannot_work_are_refused(settings: dict[str, Scalar], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         restore_encoder(EncoderState("remote", settings))
+
+
+def test_closing_twice_and_before_anything_was_asked_is_harmless(server: Server) -> None:
+    for _ in range(20):
+        encoder = connect(server)
+        encoder.close()
+        encoder.encode("a")
+        encoder.close()
+        encoder.close()
+    assert not [thread for thread in threading.enumerate() if thread.is_alive() and _lingers(thread)]
+
+
+def _lingers(thread: threading.Thread) -> bool:
+    thread_is_ours = thread.name == "thinkroute-embeddings"
+    if thread_is_ours:
+        thread.join(timeout=5)
+    return thread_is_ours and thread.is_alive()

@@ -11,6 +11,7 @@ The API key is written as a reference to the environment, because settings are s
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import re
 import threading
@@ -159,6 +160,7 @@ class _Line:
         self._headers = headers
         self._loop = asyncio.new_event_loop()
         self._session: aiohttp.ClientSession | None = None
+        self._closings = itertools.count()
         threading.Thread(target=self._run, name="thinkroute-embeddings", daemon=True).start()
 
     def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
@@ -173,17 +175,16 @@ class _Line:
 
     def close(self) -> None:
         """Close the session and end the thread; a second time does nothing."""
-        if self._loop.is_running():
-            self._loop.call_soon_threadsafe(self._stop)
+        # A counter and no lock: this also runs as a finalizer, in any thread at any place. Stopping twice would
+        # end the loop while it still closes the session.
+        if next(self._closings) == 0:
+            self._loop.call_soon_threadsafe(self._loop.stop)
 
     def _run(self) -> None:
         self._loop.run_forever()
         if self._session is not None:
             self._loop.run_until_complete(self._session.close())
         self._loop.close()
-
-    def _stop(self) -> None:
-        self._loop.stop()
 
 
 class _Endpoint:
