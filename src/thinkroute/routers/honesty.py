@@ -30,8 +30,8 @@ def honest_scales(
 ) -> FloatArray:
     """Factors on stated standard deviations, one per measure, shape (M,).
 
-    1 unless enough data contradict it: raised to what was missed where errors were surely larger than stated, lowered
-    where they were surely smaller. Arms are weighed by their own variance, so that one with large numbers does not decide for all.
+    1 unless enough data contradict it: raised where errors were larger than stated, lowered where they
+    were surely smaller. Arms are weighed by their own variance, so that one with large numbers does not decide for all.
 
     Args:
         keys_ND: Vectors of the training queries.
@@ -65,9 +65,7 @@ def _scale(near: Neighbours, cells_NA: FloatArray, residual_RA: FloatArray, vari
         return 1.0
     missed = float(squared.mean()) - noise
     doubt = 2.0 * float(squared.std()) / np.sqrt(squared.size)
-    if missed - doubt > stated:
-        return float(np.sqrt(missed / stated))
-    return float(np.sqrt(min(1.0, max((missed + doubt) / stated, _LEAST))))
+    return float(np.sqrt(min(max(1.0, missed / stated), max((missed + doubt) / stated, _LEAST))))
 
 
 def noise_variance(near: Neighbours, cells_NA: FloatArray) -> float:
