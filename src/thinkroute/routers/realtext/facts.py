@@ -58,7 +58,11 @@ class ArmFacts:
     @property
     def word_doublings(self) -> float | None:
         """What the words of the name declare; None where there is none of them."""
-        found = [_DOUBLINGS_OF_WORD[word] for word in _WORD.findall(self.name.lower()) if word in _DOUBLINGS_OF_WORD]
+        found = [
+            _DOUBLINGS_OF_WORD[word]
+            for word in _WORD.findall(self.name.lower())
+            if word in _DOUBLINGS_OF_WORD
+        ]
         return sum(found) / len(found) if found else None
 
 

@@ -69,7 +69,10 @@ class PriorLaw(msgspec.Struct, frozen=True, kw_only=True):
             return math.log(base / (1 - base)), _DECLARED_STD
         known = [
             (line.at(doublings), line.std)
-            for line, doublings in ((self.by_size, facts.size_doublings), (self.by_price, facts.price_doublings))
+            for line, doublings in (
+                (self.by_size, facts.size_doublings),
+                (self.by_price, facts.price_doublings),
+            )
             if doublings is not None
         ]
         if not known:
