@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-
 from tests.routers.worlds import drawn, halves, smooth
+
 from thinkroute.routers.honesty import honest_scales, noise_variance
 from thinkroute.routers.neighbours import neighbours_of, tuning_rows
 from thinkroute.routers.table import FloatArray

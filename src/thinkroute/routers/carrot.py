@@ -121,7 +121,9 @@ class CarrotRouter(TableRouter):
         vector = self._encoder.encode(query.text)
         mean_MA, std_MA = self.statistics.mean_MA.copy(), np.empty_like(self.statistics.mean_MA)
         for own, sums, prior_weight, variance_MA in self._parts:
-            shift_C, variance_C = mean_and_variance(sums.of(sums.nearest(vector)), prior_weight, variance_MA.reshape(-1))
+            shift_C, variance_C = mean_and_variance(
+                sums.of(sums.nearest(vector)), prior_weight, variance_MA.reshape(-1)
+            )
             mean_MA[own] += shift_C.reshape(variance_MA.shape)
             std_MA[own] = np.sqrt(variance_C).reshape(variance_MA.shape)
         return mean_MA, std_MA * self._scale_M[:, None]
