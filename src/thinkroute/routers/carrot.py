@@ -2,8 +2,8 @@
 
 CARROT (arXiv 2502.03261) estimates E[quality | query] and E[cost | query] per arm with separate regressions, kNN or RoBERTa,
 and picks max (1 − μ)·quality − μ·cost; it shows that this plug-in rule is minimax-optimal. The policy's utility,
-value·quality − cost, is the same rule with value = (1 − μ)/μ (tests/routers/test_carrot.py holds them against each
-other), so only the estimates live here: two kernel averages over nearest queries (`neighbours`), one with k, h and κ chosen
+value·quality − cost, is the same rule with value = (1 − μ)/μ (tests/routers/test_classical.py holds them
+against each other), so only the estimates live here: two kernel averages over nearest queries (`neighbours`), one with k, h and κ chosen
 on quality, one chosen on what answers consume (dollars, else generated tokens, else latency), which is
 smoother in the prompt's length and wants another neighbourhood.
 
