@@ -94,7 +94,10 @@ class ModelSection(Section):
 class ArmSection(Section):
     """One way of answering, written out."""
 
-    model: str = Field(description="A name under `models` (or `student`, `teacher` of the fleet).")
+    model: str = Field(
+        description="A name under `models` (or `student`, `teacher` of the fleet), or "
+        "`cascade(small@off -> large@high)`, whose stages have their own efforts."
+    )
     effort: str = Field(default="default", description="off, on, low, medium, high, …, or budget=<tokens>.")
     quality: Annotated[float, Field(ge=0, le=1)] | None = Field(
         default=None, description="Your own guess of P(good answer), used until a router is fitted."
@@ -157,6 +160,15 @@ class RouterSection(Section):
     )
 
 
+class CascadeSection(Section):
+    """What cascade arms decide by."""
+
+    path: str | None = Field(
+        default=None,
+        description="Folder written by `thinkroute cascade fit`; default: the one shipped for the fleet.",
+    )
+
+
 class StoreSection(Section):
     """Where decisions are kept."""
 
@@ -214,4 +226,5 @@ class Config(Section):
     )
     policy: PolicySection = PolicySection()
     router: RouterSection = RouterSection()
+    cascade: CascadeSection = CascadeSection()
     store: StoreSection = StoreSection()

@@ -33,7 +33,8 @@ from thinkroute.policy.choose import OVER_REQUEST_BUDGET, OVER_SPEND_BUDGET, PRI
 from thinkroute.programs import ANSWER_FLOOR_TOKENS
 from thinkroute.programs.budgeted import thinking_allowance
 from thinkroute.routers.base import Router
-from thinkroute.types import Arm, ComputePrices, Decision, Effort, Price, Query
+from thinkroute.routers.cascade import CascadeRules
+from thinkroute.types import Arm, ComputePrices, Decision, Effort, Prediction, Price, Query, stage_names
 from thinkroute.wire.openai_chat.inbound import ChatRequest
 
 MISSING_CAPABILITY = "missing_capability"
@@ -82,7 +83,10 @@ class Route:
 class Dispatcher:
     """Chooses arms for requests. Holds the random stream of exploration and nothing else that changes."""
 
-    def __init__(self, resolved: Resolved, router: Router, budget: SpendBudget) -> None:
+    def __init__(
+        self, resolved: Resolved, router: Router, budget: SpendBudget, cascades: CascadeRules | None = None
+    ) -> None:
+        self._cascades = cascades
         self._resolved = resolved
         self._router = router
         self._budget = budget
@@ -113,12 +117,12 @@ class Dispatcher:
         self._check_options(request.options)
         candidates = self.candidates(request)
         caps, ruled_out = self._limits(candidates.arms, request.query, out_of_scope)
-        arm_ids = [arm.id for arm in candidates.arms]
         policy = self._resolved.config.policy
+        prices = ComputePrices(candidates.value_usd, self._budget.mu_spend, policy.latency_usd_per_s)
         decision = choose(
             candidates.arms,
-            self._router.predict(request.query, arm_ids),
-            ComputePrices(candidates.value_usd, self._budget.mu_spend, policy.latency_usd_per_s),
+            self._predictions(candidates.arms, request.query, prices),
+            prices,
             self._prices,
             Constraints(ruled_out),
             Exploration(policy.explore, self._draws.random() if policy.explore else 1.0),
@@ -127,11 +131,27 @@ class Dispatcher:
         if decision is None:
             raise self._refusal(candidates.arms, ruled_out, request, out_of_scope)
         cap, worst_usd = caps[decision.arm.id]
-        runs_as = under_cap(decision.arm, self._resolved.models[decision.arm.models[0]], cap)
+        runs_as = self._under_cap(decision.arm, cap)
         notes = (*candidates.notes, *self._cut_notes(decision.arm, runs_as, request.max_tokens, cap))
         reserved = self._budget.reserve(worst_usd) if worst_usd else 0.0
         codes = ("pinned", *decision.reason_codes) if candidates.pinned else decision.reason_codes
         return Route(replace(decision, reason_codes=codes), runs_as, cap, reserved, notes)
+
+    def _predictions(
+        self, arms: Sequence[Arm], query: Query, prices: ComputePrices
+    ) -> Mapping[str, Prediction]:
+        """The router's; for a cascade it has no outcomes of, what the cascade expects of itself."""
+        own = [arm for arm in arms if arm.stages and arm.id not in self._router.arms]
+        others = [arm.id for arm in arms if arm not in own]
+        predictions = dict(self._router.predict(query, others))
+        if own and self._cascades is not None:
+            predictions |= {arm.id: self._cascades.bind(arm, query, prices).prediction() for arm in own}
+        return predictions
+
+    def _under_cap(self, arm: Arm, cap: int | None) -> Arm:
+        if arm.stages:
+            return Arm.cascade([self._under_cap(stage, cap) for stage in arm.stages])
+        return under_cap(arm, self._resolved.models[arm.models[0]], cap)
 
     def _check_options(self, options: Mapping[str, object]) -> None:
         if not self._resolved.config.policy.budgets.in_dollars:
@@ -161,6 +181,8 @@ class Dispatcher:
             UnknownModel: no such name.
             UnsupportedRequest: the name exists, the effort cannot be honoured.
         """
+        if stages := stage_names(request.model):
+            return self._cascade(" -> ".join(stages))
         name, suffix = self._split(request.model)
         effort = _agree(suffix, request.effort)
         virtual = self._resolved.virtual_models.get(name)
@@ -178,6 +200,20 @@ class Dispatcher:
             return Candidates((arm,), value_usd, notes, pinned=True)
         own = tuple(arm for arm in self._resolved.arms if arm.models == (name,))
         return Candidates(own or tuple(automatic_arms(model, ())), value_usd, pinned=True)
+
+    def _cascade(self, listed: str) -> Candidates:
+        """A cascade asked for by name; it must be one of the configured arms."""
+        every = {
+            arm.id: arm for name in self._resolved.virtual_models.values() for arm in name.arms if arm.stages
+        }
+        arm = every.get(f"cascade({listed})")
+        if arm is None:
+            raise UnknownModel(
+                f"the cascade ({listed:.200}) is not among the arms; list it under `arms:`. "
+                f"There are: {', '.join(every) or 'none'}",
+                param="model",
+            )
+        return Candidates((arm,), self._resolved.config.policy.value_usd, pinned=True)
 
     def _with_budget(
         self, arms: tuple[Arm, ...], effort: Effort, name: str
@@ -237,23 +273,32 @@ class Dispatcher:
         budgets = self._resolved.config.policy.budgets
         if not budgets.in_dollars:
             return query.max_tokens, 0.0
-        price = self._prices.get(arm.models[0])
-        if price is None:
+        stages = arm.stages or (arm,)
+        if any(stage.models[0] not in self._prices for stage in stages):
             return PRICE_UNKNOWN
         if query.needs & _UNBOUNDED_PARTS:
             return UNBOUNDED_PROMPT
         limit_usd = min(budgets.usd_per_request or math.inf, left_usd if left_usd is not None else math.inf)
         code = OVER_SPEND_BUDGET if limit_usd == left_usd else OVER_REQUEST_BUDGET
-        # A second leg is billed the prompt and the thinking again as its prompt.
-        legs = 2 if arm.effort.thinks and can_be_cut(self._resolved.models[arm.models[0]]) else 1
-        prompt_tokens = query.prompt_tokens_most * legs + (legs - 1) * _STOP_TEXT_TOKENS_MOST
-        per_token = (price.output_usd_per_mtok + (legs - 1) * price.input_usd_per_mtok) / 1e6
-        room_usd = limit_usd - price.cost_usd(prompt_tokens, 0)
+        # All stages of a cascade may run, and the cap covers them together: the dearest tokens bound it.
+        bounds = [self._bounds(stage, query) for stage in stages]
+        prompts_usd, per_token = sum(prompt for prompt, _ in bounds), max(token for _, token in bounds)
+        room_usd = limit_usd - prompts_usd
         wanted = min(query.max_tokens or budgets.tokens_per_request, budgets.tokens_per_request)
         cap = wanted if per_token == 0 else min(wanted, math.floor(room_usd / per_token))
         if room_usd < 0 or cap < min(MIN_AFFORDABLE_TOKENS, wanted):
             return code
-        return cap, price.cost_usd(prompt_tokens, 0) + cap * per_token
+        return cap, prompts_usd + cap * per_token
+
+    def _bounds(self, arm: Arm, query: Query) -> tuple[float, float]:
+        """Dollars of the prompt, and of each generated token, at most."""
+        price = self._prices[arm.models[0]]
+        # A second leg is billed the prompt and the thinking again as its prompt.
+        legs = 2 if arm.effort.thinks and can_be_cut(self._resolved.models[arm.models[0]]) else 1
+        prompt_tokens = query.prompt_tokens_most * legs + (legs - 1) * _STOP_TEXT_TOKENS_MOST
+        per_token = (price.output_usd_per_mtok + (legs - 1) * price.input_usd_per_mtok) / 1e6
+        drafts = 1 + (self._cascades.most_samples if self._cascades is not None else 0)
+        return price.cost_usd(prompt_tokens, 0) * drafts, per_token
 
     def _refusal(
         self,

@@ -63,14 +63,15 @@ class Answers:
         feature_QAF = self.feature_QAF.copy()
         feature_QAF[:, ~drawn_A, FEATURES.index("agreement")] = np.nan
         table = self.table
-        for measure, extra_QA in (
-            ("cost_usd", self.sample_cost_usd_QA),
-            ("answer_tokens", self.sample_tokens_QA),
-        ):
-            if extra_QA is not None and measure in table.measured:
-                added_QA = table.measured[measure] + np.where(drawn_A, np.nan_to_num(extra_QA), 0.0)
-                table = replace(table, measured={**table.measured, measure: added_QA})
-        return Answers(table, feature_QAF)
+        added: Mapping[Measure, FloatArray | None] = {
+            "cost_usd": self.sample_cost_usd_QA,
+            "answer_tokens": self.sample_tokens_QA,
+        }
+        measured = dict(table.measured)
+        for measure, extra_QA in added.items():
+            if extra_QA is not None and measure in measured:
+                measured[measure] = measured[measure] + np.where(drawn_A, np.nan_to_num(extra_QA), 0.0)
+        return Answers(replace(table, measured=measured), feature_QAF)
 
     def rows(self, rows: Sequence[int]) -> Answers:
         """Only these queries, in this order."""
