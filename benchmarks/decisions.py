@@ -41,7 +41,37 @@ THRESHOLDS = BENCHMARKS / "decision_thresholds.json"
 ARM_COUNT = 10
 PROMPT_TOKENS = (32, 128, 1000, 4000, 32_000)
 _SYLLABLES = ("ka", "ri", "son", "tel", "mor", "pli", "gan", "ves", "tur", "hed", "lo", "bin")
-_COMMON = "the of and to in a is that for it as was with be by on not he his but at are this have from or had an they".split()
+_COMMON = [
+    "the",
+    "of",
+    "and",
+    "to",
+    "in",
+    "a",
+    "is",
+    "that",
+    "for",
+    "it",
+    "as",
+    "was",
+    "with",
+    "be",
+    "by",
+    "on",
+    "not",
+    "he",
+    "his",
+    "but",
+    "at",
+    "are",
+    "this",
+    "have",
+    "from",
+    "or",
+    "had",
+    "an",
+    "they",
+]
 
 
 class DecisionTime(msgspec.Struct, frozen=True):
@@ -99,7 +129,9 @@ def outcomes(queries: int, seed: int) -> OutcomeTable:
     rng = np.random.default_rng(seed)
     lengths = rng.integers(10, 150, size=queries)
     vocabulary = " ".join(texts(40, 400, seed)).split()
-    prompts = [" ".join(rng.choice(vocabulary, size=int(length))) + f" {row}" for row, length in enumerate(lengths)]
+    prompts = [
+        " ".join(rng.choice(vocabulary, size=int(length))) + f" {row}" for row, length in enumerate(lengths)
+    ]
     skill_QA = np.linspace(-1, 2, ARM_COUNT) - (lengths[:, None] - 80) / 60
     return OutcomeTable(
         query_ids=tuple(f"q{row}" for row in range(queries)),
@@ -139,7 +171,8 @@ def measure(quick: bool, encoder: str, seed: int) -> Iterator[DecisionTime]:
     calls, blocks = (8, 1) if quick else (200, 12)
     sizes = (60,) if quick else (1_000, 10_000)
     facts = {
-        f"m{arm}@default": ArmFacts(name=f"m{arm}", output_usd_per_mtok=0.4 * 2**arm) for arm in range(ARM_COUNT)
+        f"m{arm}@default": ArmFacts(name=f"m{arm}", output_usd_per_mtok=0.4 * 2**arm)
+        for arm in range(ARM_COUNT)
     }
     routers: list[tuple[str, int, Router]] = [("prior for real text", 0, RealTextPrior(facts))]
     for size in sizes:
@@ -179,12 +212,16 @@ def main() -> int:
     from rich.console import Console
     from rich.table import Table
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--encoder", default="hashed_ngrams", help="of the fitted router")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, default=BENCHMARKS.parent / "docs" / "results" / "decisions.json")
+    parser.add_argument(
+        "--output", type=Path, default=BENCHMARKS.parent / "docs" / "results" / "decisions.json"
+    )
     chosen = parser.parse_args()
     decisions = list(measure(chosen.quick, chosen.encoder, chosen.seed))
     result = DecisionResult(
@@ -204,7 +241,10 @@ def main() -> int:
     for found in decisions:
         numbers = (found.wall_p50_us, found.wall_p95_us, found.cpu_us, found.decisions_per_s)
         table.add_row(
-            found.router, str(found.training_queries), str(found.prompt_tokens), *(f"{n:.0f}" for n in numbers)
+            found.router,
+            str(found.training_queries),
+            str(found.prompt_tokens),
+            *(f"{n:.0f}" for n in numbers),
         )
     console = Console()
     console.print(table)

@@ -27,12 +27,18 @@ EASY = (
     "Write a Python function that adds two numbers.",
 )
 HARD = (
-    "Let $a_n$ be a sequence of positive integers such that $a_{n+1}$ divides the sum of the squares of all earlier "
-    "terms. Find the number of possible values of $a_{100}$ modulo $1000$.",
-    "Find the number of ordered pairs $(m, n)$ of positive integers with $\\gcd(m, n) = 1$ such that the polynomial "
-    "$x^3 - mx + n$ has three integer roots and $m < 2024$.",
-    "Let $ABC$ be a triangle with incenter $I$. The circle through $B$, $I$ and $C$ meets $AB$ again at $D$. Compute "
-    "the sum of all possible integer values of $AD \\cdot AB$ given that $\\tan A$ is rational and the perimeter is 2024.",
+    (
+        "Let $a_n$ be a sequence of positive integers such that $a_{n+1}$ divides the sum of the squares of all earlier "
+        "terms. Find the number of possible values of $a_{100}$ modulo $1000$."
+    ),
+    (
+        "Find the number of ordered pairs $(m, n)$ of positive integers with $\\gcd(m, n) = 1$ such that the polynomial "
+        "$x^3 - mx + n$ has three integer roots and $m < 2024$."
+    ),
+    (
+        "Let $ABC$ be a triangle with incenter $I$. The circle through $B$, $I$ and $C$ meets $AB$ again at $D$. Compute "
+        "the sum of all possible integer values of $AD \\cdot AB$ given that $\\tan A$ is rational and the perimeter is 2024."
+    ),
 )
 PRICES = {"cheap": Price(0.05, 0.2), "mid": Price(0.4, 1.6), "large": Price(3.0, 12.0)}
 ARMS = tuple(Arm("direct", (name,)) for name in PRICES)
@@ -43,7 +49,9 @@ texts = st.one_of(st.text(max_size=300), st.sampled_from(EASY + HARD))
 def prior(law: PriorLaw | None = None) -> RealTextPrior:
     """Three arms nobody has measured, known by price alone."""
     facts = {
-        arm.id: ArmFacts(arm.effort, arm.models[0], output_usd_per_mtok=PRICES[arm.models[0]].output_usd_per_mtok)
+        arm.id: ArmFacts(
+            arm.effort, arm.models[0], output_usd_per_mtok=PRICES[arm.models[0]].output_usd_per_mtok
+        )
         for arm in ARMS
     }
     return RealTextPrior(facts, law)
