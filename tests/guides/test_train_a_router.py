@@ -53,7 +53,7 @@ def test_the_guide_runs_from_collecting_to_learning(tmp_path: Path) -> None:
         "COLUMNS": "200",
     }
     done = subprocess.run(
-        ["bash", "-c", script(smaller)],
+        ["/bin/bash", "-c", script(smaller)],
         cwd=tmp_path,
         env=environment,
         capture_output=True,

@@ -137,9 +137,7 @@ def test_the_pairwise_slope_is_the_gradient_of_the_pairwise_loss(weighted: bool)
         step = np.zeros((5, 4))
         step[row, arm] = 1e-5
         numeric = (loss(score_NA + step) - loss(score_NA - step)) / 2e-5
-        # What is descended points against preferences: the slope is minus the derivative's sign convention.
-        assert abs(slope_NA[row, arm]) == pytest.approx(abs(numeric), abs=1e-4)
-        assert slope_NA[row, arm] * numeric <= 0 or abs(numeric) < 1e-6
+        assert slope_NA[row, arm] == pytest.approx(numeric, abs=1e-4)
 
 
 def test_scores_that_only_order_arms_are_placed_on_the_scale_of_quality() -> None:
@@ -188,8 +186,8 @@ def test_carrot_estimates_cost_in_a_neighbourhood_of_its_own() -> None:
     router = fit("carrot", table)
     settings = router.state().parameters
     assert settings["neighbours"] != settings["cost_neighbours"]
-    found = router.predict_batch([Query(place(np.array([0.9, 0.5])))], router.arms)
-    assert found.moments["answer_tokens"].mean_QA[0, 0] == pytest.approx(910, abs=60)
+    found = router.predict_batch([Query(place(np.array([0.6, 0.5])))], router.arms)
+    assert found.moments["answer_tokens"].mean_QA[0, 0] == pytest.approx(640, abs=60)
 
 
 def test_an_ensemble_is_the_average_of_its_members_and_unsure_where_they_disagree(
