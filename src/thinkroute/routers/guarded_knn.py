@@ -162,7 +162,8 @@ class GuardedKnnRouter(TableRouter):
         np.maximum(believed_A, 0.0, out=believed_A)
         # Where the threshold is 0 everything counts; adding the smallest number keeps 0 / 0 out.
         believed_A /= threshold_A + np.finfo(np.float64).tiny
-        np.minimum(believed_A, 1.0 - unseen * (1.0 - self._known.trust), out=believed_A)
+        np.minimum(believed_A, 1.0, out=believed_A)
+        believed_A *= 1.0 - unseen * (1.0 - self._known.trust)
         extra_A *= believed_A
         extra_A += reference
         return extra_A
