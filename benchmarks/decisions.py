@@ -39,7 +39,8 @@ from thinkroute.types import Arm, ComputePrices, Effort, Price, Query, estimate_
 BENCHMARKS = Path(__file__).resolve().parent
 THRESHOLDS = BENCHMARKS / "decision_thresholds.json"
 ARM_COUNT = 10
-PROMPT_TOKENS = (32, 128, 1000, 4000, 32_000)
+PROMPT_TOKENS = (32, 128, 1000, 4000, 16_000)
+_RARE = 20_000
 _SYLLABLES = ("ka", "ri", "son", "tel", "mor", "pli", "gan", "ves", "tur", "hed", "lo", "bin")
 _COMMON = [
     "the",
@@ -107,19 +108,18 @@ class DecisionResult(msgspec.Struct, frozen=True, kw_only=True):
 def texts(count: int, tokens: int, seed: int) -> list[str]:
     """Prompts of about so many tokens: half common words, half from a vocabulary as large as people's, some numbers."""
     rng = np.random.default_rng(seed)
-    rare = ["".join(rng.choice(_SYLLABLES, size=int(rng.integers(2, 5)))) for _ in range(20_000)]
+    parts = rng.integers(len(_SYLLABLES), size=(_RARE, 3)).tolist()
+    rare = ["".join(_SYLLABLES[part] for part in word) for word in parts]
+    other = [*(str(number) for number in range(1000)), *["x = f(y) + 1,"] * 700]
     made: list[str] = []
     for _ in range(count):
-        words: list[str] = []
-        size = 0
-        while size < tokens * 4:
-            draw = rng.random()
-            word = (
-                str(rng.choice(_COMMON)) if draw < 0.5 else rare[int(rng.integers(len(rare)))] if draw < 0.93
-                else str(rng.integers(1000)) if draw < 0.97 else "x = f(y) + 1,"
-            )  # fmt: skip
-            words.append(word)
-            size += len(word) + 1
+        kind_W = rng.choice(3, size=tokens * 2, p=[0.5, 0.43, 0.07])
+        place_W = rng.integers(1 << 30, size=tokens * 2).tolist()
+        lists = (_COMMON, rare, other)
+        words = [
+            lists[kind][place % len(lists[kind])]
+            for kind, place in zip(kind_W.tolist(), place_W, strict=True)
+        ]
         made.append(" ".join(words)[: tokens * 4 - 1] + "?")
     return made
 
