@@ -16,6 +16,7 @@ from thinkroute.errors import ConfigError, EngineUnavailable
 from thinkroute.gateway.assemble import assemble, read_config
 from thinkroute.programs.protocol import Call, Chunk, Segment, TokenLogprob
 from thinkroute.routers.cascade import CascadeRules, CascadeSettings, fit_cascade, save_cascade
+from thinkroute.routers.prior import PriorRouter
 from thinkroute.testing import Reply, ScriptedEngine
 
 ARM = "cascade(weak@off -> strong@on)"
@@ -45,7 +46,13 @@ class Sure(ScriptedEngine):
 
 @pytest.fixture(scope="module")
 def rules() -> CascadeRules:
-    return CascadeRules(fit_cascade(world(), STAGES, CascadeSettings(router="ridge", trees=4)))
+    return CascadeRules(
+        fit_cascade(
+            world(),
+            STAGES,
+            CascadeSettings(router="ridge", trees=4, encoder_parameters={"buckets": 64, "components": 8}),
+        )
+    )
 
 
 @asynccontextmanager
@@ -151,7 +158,7 @@ def test_a_cascade_that_was_never_fitted_is_refused_at_the_start(rules: CascadeR
     )
     config.write_text(text)
     with pytest.raises(ConfigError, match="fitted on its stages"):
-        assemble(read_config(config))
+        assemble(read_config(config), router=PriorRouter([]))
     config.write_text(text.replace("-> weak@default", "-> strong@default"))
     with pytest.raises(ConfigError, match="two different stages"):
-        assemble(read_config(config))
+        assemble(read_config(config), router=PriorRouter([]))

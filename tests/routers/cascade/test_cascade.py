@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from tests.routers.cascade.worlds import STAGES, world
+
 from thinkroute.errors import ConfigError, DataError
 from thinkroute.evaluation.cascade import Replay
 from thinkroute.evaluation.cascade_files import read_answers, write_answers
@@ -35,7 +35,7 @@ from thinkroute.routers.cascade.planner import NOBODY, STOP, Situation, solve
 from thinkroute.routers.cascade.verifier import fit_head
 from thinkroute.types import Arm, ComputePrices, Effort, Query
 
-SETTINGS = CascadeSettings(router="ridge", trees=4)
+SETTINGS = CascadeSettings(router="ridge", trees=4, encoder_parameters={"buckets": 64, "components": 8})
 
 
 @pytest.fixture(scope="module")
@@ -146,9 +146,7 @@ def test_the_plan_is_as_good_as_the_best_of_all_plans(seed: int) -> None:
     keys = [
         (owner, leaf) for owner in range(stages + 1) for leaf in ([0] if owner == NOBODY else range(leaves))
     ]
-    options = [
-        [stage for stage in range(owner, stages)] + ([] if owner == NOBODY else [STOP]) for owner, _ in keys
-    ]
+    options = [list(range(owner, stages)) + ([] if owner == NOBODY else [STOP]) for owner, _ in keys]
     best = max(
         _utility(dict(zip(keys, choice, strict=True)), situations, 1.0, stages)
         for choice in itertools.product(*options)
