@@ -54,7 +54,7 @@ def fit(
     settings = read_settings(setting or [])
     if unknown := sorted(set(settings) - known):
         raise ConfigError(f"unknown setting {unknown[0]!r}: use {', '.join(sorted(known))}")
-    drawn = {}
+    drawn: dict[str, int] = {}
     for text in samples or []:
         # An arm id may hold an equals sign (`budget=32`).
         name, _, count = text.rpartition("=")

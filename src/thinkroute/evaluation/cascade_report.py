@@ -27,10 +27,11 @@ from thinkroute.routers.cascade.fitted import FittedCascade
 from thinkroute.routers.registry import fit_router
 from thinkroute.routers.table import FloatArray, OutcomeTable
 from thinkroute.signals import fit_encoder
+from thinkroute.signals.calibration import auroc
 
 KEPT: Final = 0.97
 """Share of the reference's quality that has to be kept."""
-_STEPS: Final = 60
+_STEPS: Final = 100
 _RESAMPLES: Final = 500
 
 
@@ -124,6 +125,10 @@ def judge_cascade(
     mine = ResampledHulls(
         np.stack([run.quality_Q for run in runs]), np.stack([ruler.cost(run) for run in runs]), weight_BQ
     )
+    verified = {
+        stage: Cells(replay.belief_QS[:, column], table.quality_QA[:, column])
+        for column, stage in enumerate(cascade.stages)
+    }
     return CascadeReport(
         stages=cascade.stages,
         reference=reference,
@@ -135,7 +140,9 @@ def judge_cascade(
         chosen=chosen,
         fewest_reference_tokens=min(kept, key=lambda point: point.reference_token_share) if kept else None,
         oracle_generated_share=ruler.oracle_generated_share(),
-        **_verifier(replay),
+        ece={stage: expected_error(reliability(cell)) for stage, cell in verified.items()},
+        auroc={stage: _auroc(cell) for stage, cell in verified.items()},
+        reliability=reliability(Cells(replay.belief_QS.ravel(), table.quality_QA.ravel())),
         query_routers=[_query_router(name, cascade, fit, ruler, mine, weight_BQ, chosen) for name in routers],
         points=points,
     )
@@ -232,19 +239,9 @@ def _curve(points: Hull, quality: float) -> list[tuple[float, float]]:
     return [(float(c), float(q) / quality) for c, q in zip(points.cost_H, points.quality_H, strict=True)]
 
 
-def _verifier(replay: Replay) -> Mapping[str, object]:
-    """Calibration and discrimination of the verifier."""
-    from thinkroute.signals.calibration import auroc
-
-    quality_QS, stages = replay.answers.table.quality_QA, replay.cascade.stages
-    cells = [Cells(replay.belief_QS[:, s], quality_QS[:, s]) for s in range(len(stages))]
-    every = Cells(replay.belief_QS.ravel(), quality_QS.ravel())
-    apart = [auroc(cell.predicted_C, cell.measured_C > 0.5) for cell in cells]
-    return {
-        "ece": {stage: expected_error(reliability(cell)) for stage, cell in zip(stages, cells, strict=True)},
-        "auroc": {stage: None if np.isnan(a) else a for stage, a in zip(stages, apart, strict=True)},
-        "reliability": reliability(every),
-    }
+def _auroc(cell: Cells) -> float | None:
+    found = auroc(cell.predicted_C, cell.measured_C > 0.5)
+    return None if np.isnan(found) else found
 
 
 def _groups(table: OutcomeTable) -> metrics.IntArray:
