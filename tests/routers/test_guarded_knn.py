@@ -138,4 +138,4 @@ def test_tokens_and_dollars_follow_the_query_and_stay_in_the_range_seen() -> Non
 )
 def test_impossible_settings_are_refused(known_halves: OutcomeTable, setting: str, value: float) -> None:
     with pytest.raises(ConfigError, match=setting):
-        fit(known_halves, **{setting: value})
+        fit_router("guarded_knn", known_halves, parameters={setting: value}, encoder=coordinates(2))

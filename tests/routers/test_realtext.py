@@ -16,7 +16,7 @@ from thinkroute.gateway.assemble import router_of
 from thinkroute.policy import Constraints, choose
 from thinkroute.routers.realtext import ArmFacts, PriorLaw, RealTextPrior, shipped_law
 from thinkroute.routers.realtext.facts import size_b
-from thinkroute.routers.realtext.fitting import Answers, abilities, line
+from thinkroute.routers.realtext.fitting import Answers, abilities, line, opening
 from thinkroute.routers.realtext.router import read_law
 from thinkroute.types import Arm, ComputePrices, Decision, Effort, Price, Query
 
@@ -175,16 +175,28 @@ def test_sizes_are_read_from_names(text: str, size: float | None) -> None:
     assert size_b(text) == (None if size is None else pytest.approx(size))
 
 
-def test_larger_and_dearer_arms_are_believed_to_be_abler_and_own_guesses_come_first() -> None:
+def typical(facts: ArmFacts, shift: float = 0.0) -> float:
     law = shipped_law()
-    ability = [law.ability(ArmFacts(name=f"m-{size}b"))[0] for size in (1, 8, 70)]
+    return law.ability(facts).logit(law, shift)
+
+
+def test_larger_and_dearer_arms_are_believed_to_be_abler_and_own_guesses_come_first() -> None:
+    ability = [typical(ArmFacts(name=f"m-{size}b")) for size in (1, 8, 70)]
     assert ability == sorted(set(ability))
-    ability = [law.ability(ArmFacts(output_usd_per_mtok=price))[0] for price in (0.1, 1.0, 10.0)]
+    ability = [typical(ArmFacts(output_usd_per_mtok=price)) for price in (0.1, 1.0, 10.0)]
     assert ability == sorted(set(ability))
-    assert law.ability(ArmFacts(name="gpt-nano"))[0] < law.ability(ArmFacts(name="gpt-pro"))[0]
-    assert law.ability(ArmFacts())[1] > law.ability(ArmFacts(name="m-8b"))[1]
-    declared, _ = law.ability(ArmFacts(Effort("off"), "m-8b", quality=0.9))
+    assert typical(ArmFacts(name="gpt-nano")) < typical(ArmFacts(name="gpt-pro"))
+    law = shipped_law()
+    assert law.ability(ArmFacts()).std > law.ability(ArmFacts(name="m-8b")).std
+    declared = typical(ArmFacts(Effort("off"), "m-8b", quality=0.9))
     assert 1 / (1 + math.exp(-declared)) == pytest.approx(0.9)
+
+
+@given(st.floats(-4, 4), st.floats(0.02, 50), st.floats(0.02, 50))
+def test_a_dearer_arm_is_never_believed_to_be_worse(shift: float, one: float, other: float) -> None:
+    low, high = sorted((one, other))
+    less, more = (typical(ArmFacts(output_usd_per_mtok=price), shift) for price in (low, high))
+    assert less <= more
 
 
 def test_fitting_finds_planted_abilities_and_the_slope() -> None:
@@ -208,6 +220,12 @@ def test_a_line_through_three_points_by_hand() -> None:
     assert falling.per_doubling == 0.0, "larger is never believed to be worse"
     with pytest.raises(DataError, match="three models"):
         line({"a": 0.0}, {"a": 0.0})
+
+
+def test_the_gap_opens_where_larger_models_have_smaller_slopes() -> None:
+    sizes = {"a": 0.0, "b": 1.0, "c": 2.0}
+    assert opening(sizes, {"a": 1.2, "b": 1.1, "c": 1.0}) == (pytest.approx(1.2), pytest.approx(0.1))
+    assert opening(sizes, {"a": 1.0, "b": 1.1, "c": 1.2})[1] == 0.0
 
 
 @pytest.mark.parametrize("raw", [b"{}", b"\xff", b'{"format": 99}'])

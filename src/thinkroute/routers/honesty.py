@@ -40,7 +40,7 @@ def honest_scales(
         variance_RMA: The variances stated for these predictions.
     """
     if len(keys_ND) < _FEWEST:
-        return np.ones(cells_NMA.shape[1])
+        return np.asarray([1.0] * cells_NMA.shape[1])
     near = neighbours_of(keys_ND, tuning_rows(len(keys_ND)), min(_PAIRS, len(keys_ND) - 1))
     scales = [
         _scale(near, cells_NMA[:, m].astype(np.float64), residual_RMA[:, m], variance_RMA[:, m])
