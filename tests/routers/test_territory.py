@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from thinkroute.routers import landmarks, territory
 from thinkroute.routers.neighbours import KnnSettings, Near, neighbours_of
@@ -62,13 +63,13 @@ def test_the_worth_of_predictions_is_the_share_that_came_true() -> None:
 
 
 def refitted(
-    fitted: landmarks.Landmarks, vector: Matrix, residual: FloatArray, kept: FloatArray
+    fitted: landmarks.Landmarks, vector: Matrix, residual: FloatArray, kept: NDArray[np.bool_]
 ) -> FloatArray:
     """Residuals of the rows not kept, from a solution on the kept ones alone."""
     base = landmarks.basis(vector, fitted.landmark_KD, fitted.bandwidth)
     part = base.feature_NK[kept]
-    gram = part.T @ part + np.eye(part.shape[1]) / fitted.prior_variance
-    weight = np.linalg.solve(gram, part.T @ residual[kept])
+    gram: FloatArray = part.T @ part + np.eye(part.shape[1]) / fitted.prior_variance
+    weight = np.asarray(np.linalg.solve(gram, part.T @ residual[kept]), dtype=np.float64)
     return residual[~kept] - base.feature_NK[~kept] @ weight
 
 
