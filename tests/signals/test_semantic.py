@@ -80,7 +80,7 @@ def test_a_domain_that_is_named_is_mostly_there() -> None:
         wrongly_denied += all(signals[domain].answer == "no" for domain in domains)
     prompts = len(held_out())
     assert right / named > 0.8
-    assert found / prompts > 0.35
+    assert found / prompts > 0.25
     assert wrongly_denied / prompts < 0.2
 
 

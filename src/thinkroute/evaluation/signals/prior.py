@@ -18,7 +18,7 @@ from thinkroute.evaluation.frontier import dial, replay, sweep
 from thinkroute.evaluation.metrics import aiq, hull
 from thinkroute.evaluation.signals.heads import Trained
 from thinkroute.routers.realtext.facts import ArmFacts
-from thinkroute.routers.realtext.fitting import Answers, abilities, line
+from thinkroute.routers.realtext.fitting import Answers, abilities, line, opening
 from thinkroute.routers.realtext.law import FORMAT, PriorLaw
 from thinkroute.routers.realtext.router import LAW_FILE, RealTextPrior
 from thinkroute.routers.table import FloatArray, OutcomeTable
@@ -49,10 +49,12 @@ def train_prior(trained: Trained, root: Path, command: str) -> PriorLaw:
     """Fit the law on outcomes and on what the heads say of texts they had not seen."""
     by_set = {name: _answers(trained, name, root) for name in _SETS}
     answers = {model: found for learned in by_set.values() for model, found in learned.items()}
-    ability, slope = abilities(answers)
+    ability, _ = abilities(answers)
+    own_slope = {name: abilities({name: found})[1] for name, found in answers.items()}
     facts = {name: _facts(name) for name in answers}
     by_size = {name: found for name in answers if (found := facts[name].size_doublings) is not None}
     by_price = {name: found for name in answers if (found := facts[name].price_doublings) is not None}
+    slope, widens = opening(by_size, own_slope)
     return PriorLaw(
         format=FORMAT,
         what="A prior for arms nobody has measured; thinkroute fit on your own outcomes replaces it.",
@@ -66,6 +68,7 @@ def train_prior(trained: Trained, root: Path, command: str) -> PriorLaw:
         by_size=line(by_size, ability),
         by_price=line(by_price, ability),
         slope=round(slope, 4),
+        opening=round(widens, 4),
         difficulty_std=round(_difficulty_std(trained), 4),
         guard=_GUARD,
         models={name: round(value, 3) for name, value in ability.items()},
@@ -96,7 +99,8 @@ def measure_prior(law: PriorLaw, signals: SemanticSignals, root: Path) -> dict[s
         measured[f"{name}_aiq"] = _aiq(router, table, queries, facts)
         measured[f"{name}_aiq_every_text_typical"] = _aiq(blind, table, queries, facts)
         measured[f"{name}_aiq_random_mixing"] = _random_mixing(table)
-        ability_A = [law.ability(facts[arm])[0] for arm in table.arms]
+        measured[f"{name}_quality_random_arm"] = float(table.quality_QA.mean())
+        ability_A = [law.ability(facts[arm]).logit(law, 0.0) for arm in table.arms]
         measured[f"{name}_ability_rank_correlation"] = _rank_correlation(ability_A, table)
     return {name: round(value, 4) for name, value in measured.items()}
 

@@ -72,6 +72,16 @@ def line(doublings: Mapping[str, float], ability: Mapping[str, float]) -> Line:
     return Line(round(start, 4), round(slope, 4), round(max(spread, _LEAST_STD), 4))
 
 
+def opening(doublings: Mapping[str, float], slope: Mapping[str, float]) -> tuple[float, float]:
+    """Slope at the reference, and by how much each doubling lowers it: least squares, never below 0.
+
+    Raises:
+        DataError: fewer than three models.
+    """
+    found = line(doublings, {name: -value for name, value in slope.items()})
+    return -found.at_reference, found.per_doubling
+
+
 def _rows(place: int, count: int, found: Answers) -> FloatArray:
     rows = np.zeros((len(found.right_Q), count + 1))
     rows[:, place] = 1.0

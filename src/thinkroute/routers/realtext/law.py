@@ -1,16 +1,19 @@
 """The prior's numbers and what they say of an arm: its ability, and how unsure that is.
 
-    logit quality(arm, text) = ability(arm) − slope · (logit d − logit d₀) + gain of thinking (`signals.thinking`)
-    ability(arm)             = at_reference + per_doubling · doublings(arm)
+    logit quality(arm, text) = at_reference − slope · L + doublings(arm) · max(per_doubling + opening · L, 0)
+                               + gain of thinking (`signals.thinking`)
 
-d is the text's difficulty, doublings are those of size and of price (two lines, averaged where both are known). Lines
-are fitted over few models, so `ability_std` is large, and every prediction says so. Price stands in for ability only
-while nothing better is known: what a dollar buys falls every year, for all arms alike.
+L is the text's difficulty in logits from the typical; doublings are those of size and of price, each with its own line
+(averaged where both are known). Larger arms lose less on hard texts, so the gap opens with difficulty, and where it would
+close on easy ones it stays closed: a larger arm is never believed to be worse. The numbers come from few models, so
+`std` is large, and every prediction says so. Price stands in for ability only while nothing better is known: what a
+dollar buys falls every year, for all arms alike.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -33,9 +36,28 @@ class Line(msgspec.Struct, frozen=True):
     std: float
     """Of one model around the line."""
 
-    def at(self, doublings: float) -> float:
-        """Ability there."""
-        return self.at_reference + self.per_doubling * doublings
+    def at(self, doublings: float, widening: float = 0.0) -> float:
+        """Ability there; `widening` is what difficulty adds to each doubling."""
+        return self.at_reference + doublings * max(self.per_doubling + widening, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Ability:
+    """What is believed of one arm without thinking."""
+
+    known: tuple[tuple[Line, float], ...]
+    """Lines and the arm's doublings on them; empty where its level was declared."""
+    declared: float
+    std: float
+    """Logits."""
+
+    def logit(self, law: PriorLaw, shift: float) -> float:
+        """Logit of quality on a text so many logits from typical difficulty, at slope 0."""
+        if not self.known:
+            return self.declared
+        widening = law.opening * shift
+        found = sum(line.at(doublings, widening) for line, doublings in self.known) / len(self.known)
+        return min(max(found, -_MOST_LOGIT), _MOST_LOGIT)
 
 
 class PriorLaw(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,7 +74,9 @@ class PriorLaw(msgspec.Struct, frozen=True, kw_only=True):
     by_size: Line
     by_price: Line
     slope: float
-    """How much of the text's difficulty reaches an arm, in logits per logit."""
+    """How much of the text's difficulty reaches an arm of the reference size, in logits per logit."""
+    opening: float
+    """Logits by which each doubling counts more, per logit of difficulty."""
     difficulty_std: float
     """Of the text's difficulty, in logits."""
     guard: float
@@ -62,27 +86,23 @@ class PriorLaw(msgspec.Struct, frozen=True, kw_only=True):
     measured: dict[str, float]
     """On sets and arms that were never trained on."""
 
-    def ability(self, facts: ArmFacts) -> tuple[float, float]:
-        """Logits of quality without thinking on a typical text, and their standard deviation."""
+    def ability(self, facts: ArmFacts) -> Ability:
+        """What to believe of an arm."""
         if facts.quality is not None:
             base = base_quality(facts.quality, facts.effort)
-            return math.log(base / (1 - base)), _DECLARED_STD
-        known = [
-            (line.at(doublings), line.std)
+            return Ability((), math.log(base / (1 - base)), _DECLARED_STD)
+        known = tuple(
+            (line, doublings)
             for line, doublings in (
                 (self.by_size, facts.size_doublings),
                 (self.by_price, facts.price_doublings),
             )
             if doublings is not None
-        ]
+        )
         if not known:
-            return _bounded(self.by_size.at(facts.word_doublings or 0.0)), _UNKNOWN_STD
-        return _bounded(sum(mean for mean, _ in known) / len(known)), min(std for _, std in known)
+            return Ability(((self.by_size, facts.word_doublings or 0.0),), 0.0, _UNKNOWN_STD)
+        return Ability(known, 0.0, min(line.std for line, _ in known))
 
     def guarded(self, shift: float) -> float:
         """A text's distance from typical difficulty in logits, less what it must first be sure of."""
         return math.copysign(max(abs(shift) - self.guard, 0.0), shift)
-
-
-def _bounded(logit: float) -> float:
-    return min(max(logit, -_MOST_LOGIT), _MOST_LOGIT)

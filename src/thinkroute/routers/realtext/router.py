@@ -21,7 +21,7 @@ import numpy as np
 from thinkroute.errors import DataError
 from thinkroute.routers.base import Moments, Predictions
 from thinkroute.routers.realtext.facts import ArmFacts
-from thinkroute.routers.realtext.law import FORMAT, PriorLaw
+from thinkroute.routers.realtext.law import FORMAT, Ability, PriorLaw
 from thinkroute.routers.table import Measure
 from thinkroute.signals.semantic import SemanticSignals, shipped_signals
 from thinkroute.signals.thinking import TYPICAL_DIFFICULTY, Need, expect
@@ -51,7 +51,7 @@ class RealTextPrior:
         self.law = shipped_law() if law is None else law
         self._signals = shipped_signals() if signals is None else signals
         self._facts = dict(facts)
-        self._ability: dict[str, tuple[Effort, float, float]] = {}
+        self._ability: dict[str, tuple[Effort, Ability]] = {}
         self.version = f"prior:{hashlib.sha256(msgspec.json.encode(self.law)).hexdigest()[:8]}"
 
     def predict(self, query: Query, arms: Sequence[str]) -> Mapping[str, Prediction]:
@@ -85,13 +85,13 @@ class RealTextPrior:
         return Need(_sigmoid(_TYPICAL_LOGIT + shift), need.reasoning, need.open_ended)
 
     def _one(self, arm: str, need: Need, shift: float, prompt: Estimate) -> Prediction:
-        effort, ability, ability_std = self._ability.get(arm) or self._learn(arm)
+        effort, ability = self._ability.get(arm) or self._learn(arm)
         law = self.law
         # `expect` takes difficulty at slope one; what the fitted slope leaves of it goes into the base.
-        base = _sigmoid(ability + (1.0 - law.slope) * shift)
+        base = _sigmoid(ability.logit(law, shift) + (1.0 - law.slope) * shift)
         found = expect(need, effort, base)
         quality = found.quality
-        std = quality * (1.0 - quality) * math.hypot(ability_std, law.slope * law.difficulty_std)
+        std = quality * (1.0 - quality) * math.hypot(ability.std, law.slope * law.difficulty_std)
         return Prediction(
             quality=Estimate(quality, std),
             prompt_tokens=prompt,
@@ -100,12 +100,12 @@ class RealTextPrior:
             basis="prior",
         )
 
-    def _learn(self, arm: str) -> tuple[Effort, float, float]:
+    def _learn(self, arm: str) -> tuple[Effort, Ability]:
         facts = self._facts.get(arm)
         if facts is None:
             name, _, effort = arm.rpartition("@")
             facts = ArmFacts(_parsed(effort), name or arm)
-        known = (facts.effort, *self.law.ability(facts))
+        known = (facts.effort, self.law.ability(facts))
         # Asked for again with every request. Only configured arms stay: names that callers make up would pile up.
         if arm in self._facts:
             self._ability[arm] = known
