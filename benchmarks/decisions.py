@@ -166,10 +166,9 @@ def time_router(router: Router, prompts: Sequence[str], blocks: int) -> tuple[li
     return wall, best_us
 
 
-def measure(quick: bool, encoder: str, seed: int) -> Iterator[DecisionTime]:
-    """All routers at all lengths."""
-    calls, blocks = (8, 1) if quick else (200, 12)
-    sizes = (60,) if quick else (1_000, 10_000)
+def measure(sizes: Sequence[int], calls: int, encoder: str, seed: int) -> Iterator[DecisionTime]:
+    """All routers at all lengths; fitted ones on so many training queries."""
+    blocks = max(calls // 16, 1)
     facts = {
         f"m{arm}@default": ArmFacts(name=f"m{arm}", output_usd_per_mtok=0.4 * 2**arm)
         for arm in range(ARM_COUNT)
@@ -217,13 +216,18 @@ def main() -> int:
     )
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--check", action="store_true")
+    parser.add_argument(
+        "--queries", type=int, action="append", help="training queries; default: 1000 and 10000"
+    )
+    parser.add_argument("--calls", type=int, default=192, help="different prompts of each length")
     parser.add_argument("--encoder", default="hashed_ngrams", help="of the fitted router")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--output", type=Path, default=BENCHMARKS.parent / "docs" / "results" / "decisions.json"
     )
     chosen = parser.parse_args()
-    decisions = list(measure(chosen.quick, chosen.encoder, chosen.seed))
+    sizes, calls = ([60], 8) if chosen.quick else (chosen.queries or [1_000, 10_000], chosen.calls)
+    decisions = list(measure(sizes, calls, chosen.encoder, chosen.seed))
     result = DecisionResult(
         command="python " + shlex.join(sys.argv),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -232,7 +236,7 @@ def main() -> int:
         load_average=load_average(),
         arms=ARM_COUNT,
         seed=chosen.seed,
-        calls=8 if chosen.quick else 200,
+        calls=calls,
         decisions=decisions,
     )
     chosen.output.parent.mkdir(parents=True, exist_ok=True)
