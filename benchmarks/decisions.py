@@ -174,7 +174,7 @@ def measure(sizes: Sequence[int], calls: int, encoder: str, seed: int) -> Iterat
         for arm in range(ARM_COUNT)
     }
     routers: list[tuple[str, int, Router]] = [("prior for real text", 0, RealTextPrior(facts))]
-    for size in sizes:
+    for size in filter(None, sizes):
         table = outcomes(size, seed)
         fitted = fit_router("guarded_knn", table, encoder=fit_encoder(encoder, table.texts))
         routers.append((f"guarded_knn on {encoder}", size, fitted))
@@ -217,7 +217,10 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--check", action="store_true")
     parser.add_argument(
-        "--queries", type=int, action="append", help="training queries; default: 1000 and 10000"
+        "--queries",
+        type=int,
+        action="append",
+        help="training queries, 0: prior alone; default: 1000 and 10000",
     )
     parser.add_argument("--calls", type=int, default=192, help="different prompts of each length")
     parser.add_argument("--encoder", default="hashed_ngrams", help="of the fitted router")
