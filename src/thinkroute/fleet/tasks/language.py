@@ -39,11 +39,16 @@ RELATIONS = tuple(FACTS)
 AGES: dict[str, int] = dict(zip(NAMES, map(int, "7302945816490371"), strict=True))
 """Person → last digit of their age: the bridge from people to numbers."""
 
-START_WORDS = (("start", "with"), ("begin", "with"), ("take",), ("we", "have"))
+START_WORDS = (
+    ("start", "with"), ("begin", "with"), ("take",), ("we", "have"),
+    ("use",), ("consider",), ("suppose", "we", "have"), ("go", "from"),
+)  # fmt: skip
 """Ways to open a question about numbers."""
-WHO_WORDS = (("who", "is"), ("name",), ("find",), ("tell", "me"))
+WHO_WORDS = (
+    ("who", "is"), ("name",), ("find",), ("tell", "me"), ("give", "me"), ("say", "who", "is"), ("look", "for"), ("i", "want"),
+)  # fmt: skip
 """Ways to open a relations question."""
-ASK_WORDS = (("what", "is"), ("name",), ("tell", "me"))
+ASK_WORDS = (("what", "is"), ("name",), ("tell", "me"), ("give", "me"), ("find",), ("i", "want"))
 """Ways to ask for the last digit."""
 GAIN_VERBS = ("gets", "finds", "wins")
 LOSS_VERBS = ("loses", "sells", "drops")

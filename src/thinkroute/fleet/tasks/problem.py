@@ -1,6 +1,6 @@
 """The nouns of the task family: a problem, its family, its split.
 
-Splits are disjoint by construction: a question's split is a function of a hash of its normalised text.
+Splits are disjoint by construction: a question's split is a function of a hash of what it asks, whatever its wording.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ class Problem:
 
     question: str
     """As a person would type it."""
+    key: str
+    """What is asked, without its wording: `4 plus 3 times 9`; the same sum told as a story has the same key."""
     working: str
     """The reasoning, one self-contained statement per step; its last word is the result."""
     check: str
@@ -84,7 +86,11 @@ def level_of(steps: int, level_steps: tuple[int, ...]) -> int:
     return next(level for level, most in zip(LEVELS, level_steps, strict=True) if steps <= most)
 
 
-def split_of(question: str) -> Split:
-    """The split a question belongs to, whatever its case, spacing or final punctuation."""
-    digest = hashlib.blake2b(normalise(question).encode(), digest_size=8).digest()
+def split_of(problem: Problem) -> Split:
+    """The split a problem belongs to: by what it asks when that takes several steps.
+
+    One step is one fact, and a fact that is kept back could not be known: there the split goes by the wording.
+    """
+    text = problem.key if problem.steps > 1 else normalise(problem.question)
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
     return _SPLIT_OF_BUCKET.get(int.from_bytes(digest) % _BUCKETS, "train")
