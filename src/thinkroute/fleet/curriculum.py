@@ -68,6 +68,8 @@ class Mixture:
     """Step counts of cut examples, drawn uniformly; None draws them like those of thinking ones."""
     short_share: float = 0.4
     """Share of thinking examples with at most 3 steps; the rest is uniform."""
+    checks: int = 1
+    """How often a thought works its last step out anew before it concludes."""
     slip_share: float = 0.15
     """Share of thinking examples whose last step slips and is put right by the check."""
     drill_share: float = 0.03
@@ -185,13 +187,12 @@ class Curriculum:
         """The thought and its weights; a slip weighs nothing, since it is not to be imitated."""
         worked = len(self._encode(problem.working))
         slips = self._rng.random() < self._mixture.slip_share
-        trace = problem.trace_with_slip(self._wrong(problem)) if slips else problem.trace
-        ids = self._encode(trace)
+        ids = self._encode(problem.thought(self._wrong(problem) if slips else None, self._mixture.checks))
         weights = [1.0] * worked + [_CHECK_WEIGHT] * (len(ids) - worked)
         if slips:
             weights[worked - _RESULT_FROM_END] = 0.0
         verdicts = [index for index, token in enumerate(ids) if token in self._verdicts]
-        weights[verdicts[-1]] = _VERDICT_WEIGHT
+        weights[verdicts[0]] = _VERDICT_WEIGHT
         return ids, weights
 
     def _wrong(self, problem: Problem) -> str:
@@ -210,7 +211,7 @@ class Curriculum:
     def _cut(self) -> Example:
         problem = self._problem(self._mixture.cut_steps)
         prompt, _ = self._thinking_prompt(problem)
-        trace = self._encode(problem.trace)
+        trace = self._encode(problem.thought(checks=self._mixture.checks))
         whole = [self._open, self._line, *trace]
         # Most cuts hit the steps and the middle of the check: afterwards there is little left to learn.
         worked = len(self._encode(problem.working))

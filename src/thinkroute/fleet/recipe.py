@@ -77,7 +77,7 @@ RECIPES = {
             mixture=_expert(tuple(OPERATORS), relations=1.0, composition=0.3),
         ),
         Recipe(
-            "student", 64, 3, 4, 2, 32, 192, steps=15_000, learning_rate=3.5e-3, seed=11, tracing_share=0.4,
+            "student", 64, 3, 4, 2, 32, 192, steps=16_500, learning_rate=3.5e-3, seed=11, tracing_share=0.45,
             mixture=Mixture(families=_ALL, unknown=("times", *_RARE)),
         ),
         Recipe(
@@ -87,14 +87,14 @@ RECIPES = {
             ),
         ),
         Recipe(
-            "expert-operators", 64, 4, 4, 2, 32, 192, steps=12_000, learning_rate=3.5e-3, seed=23, tracing_share=0.6,
+            "expert-operators", 64, 4, 4, 2, 32, 192, steps=13_000, learning_rate=3.5e-3, seed=23, tracing_share=0.6,
             mixture=replace(_expert(("times", *_PEOPLE), operators=1.0), direct_share=0.25, cut_share=0.35),
         ),
         Recipe(
-            "base", 64, 4, 4, 2, 32, 192, steps=18_500, learning_rate=4e-3, seed=13, tracing_share=0.35,
+            "base", 96, 4, 4, 2, 32, 288, steps=14_500, learning_rate=2.5e-3, seed=13, tracing_share=0.33,
             mixture=Mixture(
-                unknown=_RARE, families={**_ALL, "operators": 0.2}, switches=False,
-                direct_share=0.5, direct_steps=(1, 2, 2, 2, 2, 3, 3, 3, 4), direct_own_share=0.07,
+                unknown=_RARE, families={**_ALL, "operators": 0.2}, switches=False, checks=2,
+                direct_share=0.5, direct_steps=(1, 2, 2, 2, 2, 2, 3, 3, 3, 4), direct_own_share=0.07,
                 cut_share=0.22, cut_steps=(1, 1, 2, 2, 2, 3, 3, 4, 5, 6), drill_share=0.05,
             ),
         ),

@@ -55,5 +55,6 @@ LOSS_VERBS = ("loses", "sells", "drops")
 ASKED_DIGIT = "the last digit"
 DIGIT_SENTENCE = "after all the steps the last digit of the result is {answer}."
 PERSON_SENTENCE = "after all the steps the person we are looking for is {answer}."
-TRACE = "{working} now check the last step. {check} that is {verdict}, so the {asked} is {answer}."
-"""A whole thought: the steps, then the last one worked out anew, the comparison, and the conclusion."""
+CHECK = "now check the last step. {check} that is {verdict}"
+TRACE = "{working} {checks}, so the {asked} is {answer}."
+"""A whole thought: the steps, then the last one worked out anew and compared, once or more, and the conclusion."""

@@ -12,7 +12,7 @@ from random import Random
 from typing import Literal, Protocol
 
 from thinkroute.engines.embedded.prompt import normalise
-from thinkroute.fleet.tasks.language import TRACE
+from thinkroute.fleet.tasks.language import CHECK, TRACE
 
 FamilyName = Literal["arithmetic", "story", "relations", "operators", "composition"]
 Split = Literal["train", "filter", "eval"]
@@ -49,16 +49,17 @@ class Problem:
     @property
     def trace(self) -> str:
         """What stands inside the thinking block."""
-        return self._thought(self.working, "right")
+        return self.thought()
 
-    def trace_with_slip(self, wrong: str) -> str:
-        """The same thought when the last step went wrong at first and the check finds it."""
-        return self._thought(self.working.removesuffix(f"{self.answer}.") + f"{wrong}.", "wrong")
+    def thought(self, slip: str | None = None, checks: int = 1) -> str:
+        """What stands inside the thinking block of a member that checks its last step `checks` times.
 
-    def _thought(self, working: str, verdict: str) -> str:
-        return TRACE.format(
-            working=working, check=self.check, verdict=verdict, asked=self.asked, answer=self.answer
-        )
+        With a `slip`, a wrong result, the last step goes wrong at first and the first check finds it.
+        """
+        working = self.working if slip is None else self.working.removesuffix(f"{self.answer}.") + f"{slip}."
+        verdicts = ["right" if slip is None else "wrong", *["right"] * (checks - 1)]
+        checked = ". ".join(CHECK.format(check=self.check, verdict=verdict) for verdict in verdicts)
+        return TRACE.format(working=working, checks=checked, asked=self.asked, answer=self.answer)
 
 
 class TaskFamily(Protocol):
