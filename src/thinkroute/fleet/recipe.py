@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import cast
 
 from thinkroute.fleet.architecture import Architecture
@@ -66,29 +66,32 @@ _ASIDE = 0.15
 
 def _expert(unknown: tuple[str, ...], **own: float) -> Mixture:
     families = {**dict.fromkeys(FAMILIES, _ASIDE), **own}
-    return Mixture(families=cast("dict[FamilyName, float]", families), unknown=unknown)
+    return Mixture(
+        families=cast("dict[FamilyName, float]", families),
+        unknown=unknown,
+        direct_share=0.25,
+        cut_share=0.35,
+    )
 
 
 RECIPES = {
     recipe.name: recipe
     for recipe in (
         Recipe(
-            "expert-people", 64, 2, 4, 2, 32, 192, steps=7_000, learning_rate=4e-3, seed=21,
+            "expert-people", 64, 2, 4, 2, 32, 192, steps=7_000, learning_rate=3.5e-3, seed=21,
             mixture=_expert(tuple(OPERATORS), relations=1.0, composition=0.3),
         ),
         Recipe(
-            "student", 64, 3, 4, 2, 32, 192, steps=16_500, learning_rate=3.5e-3, seed=11, tracing_share=0.45,
-            mixture=Mixture(families=_ALL, unknown=("times", *_RARE)),
+            "student", 80, 3, 4, 2, 32, 240, steps=15_500, learning_rate=3e-3, seed=11, tracing_share=0.45,
+            mixture=Mixture(unknown=("times", *_RARE), slip_share=0.08),
         ),
         Recipe(
             "expert-arithmetic", 64, 3, 4, 2, 32, 192, steps=14_000, learning_rate=3.5e-3, seed=22, tracing_share=0.6,
-            mixture=replace(
-                _expert((*_RARE, *_PEOPLE), arithmetic=1.0, story=1.0), direct_share=0.25, cut_share=0.35
-            ),
+            mixture=_expert((*_RARE, *_PEOPLE), arithmetic=1.0, story=1.0),
         ),
         Recipe(
-            "expert-operators", 64, 4, 4, 2, 32, 192, steps=13_000, learning_rate=3.5e-3, seed=23, tracing_share=0.6,
-            mixture=replace(_expert(("times", *_PEOPLE), operators=1.0), direct_share=0.25, cut_share=0.35),
+            "expert-operators", 80, 4, 4, 2, 32, 240, steps=11_500, learning_rate=3e-3, seed=23, tracing_share=0.6,
+            mixture=_expert(("times", *_PEOPLE), operators=1.0),
         ),
         Recipe(
             "base", 96, 4, 4, 2, 32, 288, steps=14_500, learning_rate=2.5e-3, seed=13, tracing_share=0.33,
