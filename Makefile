@@ -47,7 +47,7 @@ transcript: .venv-dev/.ready  ## the transcript of the README
 
 fleet-router: .venv-dev/.ready  ## refit the router that is shipped for the embedded fleet
 	.venv-dev/bin/thinkroute collect --fleet 1500 --seed 0 -o build/fleet-outcomes.parquet
-	.venv-dev/bin/thinkroute fit build/fleet-outcomes.parquet -o src/thinkroute/fleet/router --router knn \
+	.venv-dev/bin/thinkroute fit build/fleet-outcomes.parquet -o src/thinkroute/fleet/router --router knn --encoder hashed_ngrams \
 	  --encoder-set buckets=512 --encoder-set components=64 --encoder-set structure_weight=1.0
 
 CASCADE_ARMS := student@off student@on expert-arithmetic@on expert-operators@on teacher@off teacher@budget=32 teacher@on
