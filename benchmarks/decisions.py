@@ -108,18 +108,15 @@ class DecisionResult(msgspec.Struct, frozen=True, kw_only=True):
 def texts(count: int, tokens: int, seed: int) -> list[str]:
     """Prompts of about so many tokens: half common words, half from a vocabulary as large as people's, some numbers."""
     rng = np.random.default_rng(seed)
-    parts = rng.integers(len(_SYLLABLES), size=(_RARE, 3)).tolist()
+    parts: list[list[int]] = rng.integers(len(_SYLLABLES), size=(_RARE, 3)).tolist()
     rare = ["".join(_SYLLABLES[part] for part in word) for word in parts]
     other = [*(str(number) for number in range(1000)), *["x = f(y) + 1,"] * 700]
     made: list[str] = []
     for _ in range(count):
-        kind_W = rng.choice(3, size=tokens * 2, p=[0.5, 0.43, 0.07])
-        place_W = rng.integers(1 << 30, size=tokens * 2).tolist()
+        kinds: list[int] = rng.choice(3, size=tokens * 2, p=[0.5, 0.43, 0.07]).tolist()
+        places: list[int] = rng.integers(1 << 30, size=tokens * 2).tolist()
         lists = (_COMMON, rare, other)
-        words = [
-            lists[kind][place % len(lists[kind])]
-            for kind, place in zip(kind_W.tolist(), place_W, strict=True)
-        ]
+        words = [lists[kind][place % len(lists[kind])] for kind, place in zip(kinds, places, strict=True)]
         made.append(" ".join(words)[: tokens * 4 - 1] + "?")
     return made
 

@@ -209,7 +209,7 @@ def test_a_router_that_is_wholly_fooled_cannot_pass_the_gateways_cap(cap_usd: fl
         for name, dollars in (("small", 0.1), ("large", 10.0))
     }
     config = Config.model_validate({"models": priced, "policy": {"budgets": {"usd_per_request": cap_usd}}})
-    dispatcher = Dispatcher(resolve(config, {}, ()), Flattering(), SpendBudget(None, lambda: 0.0))
+    dispatcher = Dispatcher(resolve(config), Flattering(), SpendBudget(None, lambda: 0.0))
     lifted = 0
     for text in TEXTS:
         for prefix in ((), *random_prefixes(2, 3)):

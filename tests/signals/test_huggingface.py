@@ -1,7 +1,5 @@
 """Any Hugging Face encoder: pooling as named, the encoder's laws, and clear refusals."""
 
-from typing import Any, cast
-
 import numpy as np
 import pytest
 from tests.signals.tiny_bert import write_tiny_bert
@@ -22,10 +20,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
 def test_vectors_are_the_models_own_pooled_as_named(model: str, pooling: str) -> None:
-    torch, transformers = (
-        cast("Any", pytest.importorskip("torch")),
-        cast("Any", pytest.importorskip("transformers")),
-    )
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
     inputs = transformers.AutoTokenizer.from_pretrained(model)(TEXTS[0], return_tensors="pt")
     with torch.inference_mode():
         hidden = transformers.AutoModel.from_pretrained(model).eval()(**inputs).last_hidden_state[0].numpy()

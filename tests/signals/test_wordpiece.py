@@ -32,7 +32,7 @@ VOCABULARY = [*PIECES, *WORDS, *(chr(code) for code in range(97, 123) if chr(cod
 
 @cache
 def reference() -> Any:
-    from tokenizers.implementations import BertWordPieceTokenizer
+    from tokenizers.implementations.bert_wordpiece import BertWordPieceTokenizer
 
     return BertWordPieceTokenizer(vocab={piece: number for number, piece in enumerate(VOCABULARY)})
 

@@ -1,7 +1,6 @@
 """A BERT of a few thousand random numbers in a folder of the Hugging Face kind, for encoders that read one."""
 
 from pathlib import Path
-from typing import Any, cast
 
 import pytest
 
@@ -12,7 +11,7 @@ WORDS = ["the", "cat", "dog", "sat", "on", "mat", "##s", "prove", "that", "x", "
 def write_tiny_bert(folder: Path) -> None:
     """Weights, configuration, vocabulary and tokenizer; the same numbers every time."""
     torch = pytest.importorskip("torch")
-    transformers = cast("Any", pytest.importorskip("transformers"))
+    transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
     vocabulary = [*PIECES, *WORDS, *(chr(code) for code in range(97, 123) if chr(code) not in WORDS)]
     config = transformers.BertConfig(

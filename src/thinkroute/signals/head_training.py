@@ -159,7 +159,7 @@ def solve(feature_QF: Matrix, target_QL: Floats, weight_Q: Floats) -> tuple[Matr
     for _ in range(_STEPS):
         residual_QL = weight_QL * (0.5 * (1.0 + np.tanh(0.5 * (design_QG @ ahead_GL))) - wanted_QL)
         slope_GL = design_QG.T @ residual_QL + penalty_G[:, None].astype(np.float32) * ahead_GL
-        next_GL = ahead_GL - step_GG @ slope_GL
+        next_GL = (ahead_GL - step_GG @ slope_GL).astype(np.float32, copy=False)
         # Nesterov's momentum, begun anew whenever it points uphill (O'Donoghue and Candès, 2015).
         uphill = float(((ahead_GL - next_GL) * (next_GL - found_GL)).sum()) > 0
         next_pace = 1.0 if uphill else (1.0 + np.sqrt(1.0 + 4.0 * pace * pace)) / 2.0

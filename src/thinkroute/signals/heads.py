@@ -73,7 +73,8 @@ class Heads:
         logit_L = np.concatenate((feature_F, self._landmarks.of(feature_F))) @ self.arrays.weight_GL
         logit_L += self.arrays.bias_L
         leverage = float(feature_F @ self.arrays.inverse_FF @ feature_F)
-        return Read(0.5 * (1.0 + np.tanh(0.5 * logit_L)), tokens > 0 and leverage <= self._limit)
+        probability_L = (0.5 * (1.0 + np.tanh(0.5 * logit_L))).astype(np.float32, copy=False)
+        return Read(probability_L, tokens > 0 and leverage <= self._limit)
 
 
 class Features:

@@ -72,7 +72,7 @@ def export(model: Path, output: Path) -> None:
 
 def read_safetensors(path: Path) -> dict[str, Floats]:
     """The float32 tensors of a safetensors file."""
-    from safetensors.numpy import load_file
+    from safetensors.numpy import load_file  # pyright: ignore[reportUnknownVariableType] its `PathLike` is bare
 
     return {
         name: cast("Floats", array)
@@ -201,7 +201,7 @@ def _attention(graph: _Graph, hidden: str, prefix: str, sizes: _Sizes) -> str:
         graph.one("Reshape", graph.linear(hidden, f"{prefix}.{part}"), split)
         for part in ("query", "key", "value")
     )
-    scale = graph.constant("attention_scale", np.float32(head_width**-0.5))
+    scale = graph.constant("attention_scale", np.array(head_width**-0.5, dtype=np.float32))
     query = graph.one("Mul", graph.one("Transpose", query, perm=[0, 2, 1, 3]), scale)
     scores = graph.one("MatMul", query, graph.one("Transpose", key, perm=[0, 2, 3, 1]))
     weights = graph.one("Softmax", scores, axis=-1)

@@ -126,7 +126,7 @@ def difficulty_elsewhere(table: StaticTable, root: Path) -> HeadReport:
 
 def _arena(signals: SemanticSignals, root: Path) -> dict[str, float]:
     table = convert("routerarena-sub10", root / "routerarena-sub10")
-    rows = [
+    rows: list[tuple[str, Domain]] = [
         (text, ARENA_DOMAINS[task])
         for text, task in zip(table.texts, table.tasks, strict=True)
         if task in ARENA_DOMAINS

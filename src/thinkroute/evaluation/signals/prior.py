@@ -91,7 +91,7 @@ def measure_prior(law: PriorLaw, signals: SemanticSignals, root: Path) -> dict[s
     measured: dict[str, float] = {}
     for name in _MEASURED_ON:
         table = convert(name, root / name)
-        table = table.take(~np.isnan(table.quality_QA).any(axis=1))
+        table = table.take(np.flatnonzero(~np.isnan(table.quality_QA).any(axis=1)))
         facts = {arm: _facts(arm) for arm in table.arms}
         queries = [Query(text, prompt_tokens=estimate_tokens(len(text))) for text in table.texts]
         router = RealTextPrior(facts, law, signals)

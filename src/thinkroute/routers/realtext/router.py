@@ -72,7 +72,7 @@ class RealTextPrior:
                 cells = (found.quality, found.prompt_tokens, found.reasoning_tokens, found.answer_tokens)
                 mean_QAM[row, column] = [math.nan if cell is None else cell.mean for cell in cells]
                 std_QAM[row, column] = [math.nan if cell is None else cell.std for cell in cells]
-        moments = {
+        moments: dict[Measure, Moments] = {
             measure: Moments(mean_QAM[..., place], std_QAM[..., place])
             for place, measure in enumerate(_MEASURES)
         }
