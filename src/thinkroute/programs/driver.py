@@ -15,13 +15,26 @@ from typing import Any
 from thinkroute.errors import (
     EngineProtocolError,
     EngineRejected,
+    EngineTimeout,
     EngineUnavailable,
     Overloaded,
     RequestError,
     ThinkrouteError,
 )
-from thinkroute.programs.effects import Adopt, Append, Ask, Draft, Drafted, Effect, Generate, Program, Return
+from thinkroute.programs.effects import (
+    Adopt,
+    Append,
+    Ask,
+    Draft,
+    Drafted,
+    Effect,
+    Generate,
+    Interrupted,
+    Program,
+    Return,
+)
 from thinkroute.programs.protocol import Call, Chunk, Engine, Segment, SegmentFinish, Upstream
+from thinkroute.programs.view import View
 from thinkroute.types import FORCED, Channel, Ledger, LedgerEntry, Price, Usage, estimate_tokens
 
 
@@ -95,26 +108,48 @@ class Run:
                     yield delta
             else:
                 call = _call(effect, message.prompt, segments)
-                streamed = isinstance(effect, Generate)
+                view = View(effect, inside_thinking=_inside_thinking(segments))
                 try:
                     with self._measured(call, legs) as leg:
-                        async with aclosing(self._engines[call.model].generate(call)) as items:
+                        async with aclosing(self._items(call, effect)) as items:
                             async for item in items:
                                 leg.see(item)
                                 if isinstance(item, Segment):
                                     reply = item
-                                elif streamed:
-                                    answered = answered or item.channel == "answer"
-                                    yield Delta(item.channel, item.text, call.model, item)
+                                    continue
+                                for chunk in view.show(item):
+                                    answered = answered or chunk.channel == "answer"
+                                    yield Delta(chunk.channel, chunk.text, call.model, chunk)
                 except ThinkrouteError as failure:
-                    if answered:
+                    reply = view.interrupted(call.model, failure)
+                    if reply is None and answered:
                         raise
-                    effect = message.fail(failure)
-                    continue
-                if streamed and reply is not None:
-                    segments.append(reply)
+                    if reply is None:
+                        effect = message.fail(failure)
+                        continue
+                for chunk in view.rest():
+                    yield Delta(chunk.channel, chunk.text, call.model, chunk)
+                if isinstance(effect, Generate) and reply is not None:
+                    message.add(reply)
             effect = message.advance(reply)
         message.finish = effect.finish
+
+    async def _items(self, call: Call, effect: Generate | Ask) -> AsyncGenerator[Chunk | Segment, None]:
+        """What the engine says, under the effect's own time limit."""
+        limit_s = effect.timeout_s if isinstance(effect, Generate) else None
+        deadline = None if limit_s is None else asyncio.get_running_loop().time() + limit_s
+        async with aclosing(self._engines[call.model].generate(call)) as items:
+            while True:
+                try:
+                    async with asyncio.timeout_at(deadline):
+                        item = await anext(items, None)
+                except TimeoutError:
+                    raise EngineTimeout(
+                        f"model {call.model!r} did not end its part of the answer within {limit_s:g} s"
+                    ) from None
+                if item is None:
+                    return
+                yield item
 
     async def _settle(
         self, effect: Append | Draft | Adopt, message: _Message
@@ -243,6 +278,11 @@ class _Message:
         self.segments: list[Segment] = []
         self.finish: SegmentFinish | None = None
 
+    def add(self, reply: Segment) -> None:
+        """Let a reply join the trajectory, unless it is a failure that left nothing."""
+        if reply.text or not isinstance(reply, Interrupted):
+            self.segments.append(reply)
+
     def begin(self) -> Effect | Return:
         """What the program asks for first."""
         return self._taken(lambda: next(self._program))
@@ -319,7 +359,7 @@ class _LegMeter:
             return Usage(provenance="unknown" if self._reached else "counted")
         reasoning = estimate_tokens(self._chars["reasoning"])
         prompt_chars = sum(len(str(message.get("content") or "")) for message in self._call.messages)
-        prompt_chars += sum(len(segment.text) for segment in self._call.prefix)
+        prompt_chars += len(self._call.prefix_text)
         return Usage(
             prompt_tokens=estimate_tokens(prompt_chars),
             completion_tokens=reasoning + estimate_tokens(self._chars["answer"]),
@@ -413,6 +453,8 @@ class _InStep:
 
 def visible_text(effect: Append) -> str:
     """What a caller should read of forced text: the stop text, but not the tag that closes the block."""
+    if effect.hidden:
+        return ""
     return effect.text.rsplit("</", 1)[0].removesuffix("\n") if effect.closes_thinking else effect.text
 
 
@@ -435,6 +477,8 @@ def _call(effect: Generate | Ask, prompt: Prompt, segments: Sequence[Segment]) -
         prefix=tuple(segments),
         max_tokens=effect.max_tokens,
         until_thinking_end=effect.until_thinking_end,
+        until_text=effect.until_text,
+        without=effect.without,
         stream=prompt.stream,
         options=prompt.options,
     )
