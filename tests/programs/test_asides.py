@@ -9,7 +9,9 @@ from thinkroute.programs.asides import AsideFilter, Asides
 
 CALL = Asides("<call>", "</call>")
 TEXTS = st.lists(
-    st.sampled_from(["<call>", "</call>", "3", " 12", "<", "</", "call>", "\n", "a", " words that are long ", "<call"]),
+    st.sampled_from(
+        ["<call>", "</call>", "3", " 12", "<", "</", "call>", "\n", "a", " words that are long ", "<call"]
+    ),
     max_size=12,
 )
 

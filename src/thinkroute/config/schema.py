@@ -94,7 +94,9 @@ class ModelSection(Section):
 class ArmSection(Section):
     """One way of answering, written out."""
 
-    model: str = Field(description="A name under `models` (or `student`, `teacher` of the fleet).")
+    model: str = Field(
+        description="A name under `models` (or `student`, `teacher` of the fleet), or `relay(student -> teacher)`."
+    )
     effort: str = Field(default="default", description="off, on, low, medium, high, …, or budget=<tokens>.")
     quality: Annotated[float, Field(ge=0, le=1)] | None = Field(
         default=None, description="Your own guess of P(good answer), used until a router is fitted."
@@ -157,6 +159,20 @@ class RouterSection(Section):
     )
 
 
+class RelaySection(Section):
+    """Bounds of relay arms, whatever a student asks for."""
+
+    most_calls: Annotated[int, Field(ge=0, le=64)] = Field(
+        default=8, description="Commands of a student that are answered in one request."
+    )
+    most_tokens_per_call: Annotated[int, Field(gt=0)] = Field(
+        default=256, description="Tokens the teacher may write in one hand-over."
+    )
+    teacher_timeout_s: Annotated[float, Field(gt=0)] = Field(
+        default=30.0, description="Longest one hand-over may take; then the student goes on alone."
+    )
+
+
 class StoreSection(Section):
     """Where decisions are kept."""
 
@@ -214,4 +230,5 @@ class Config(Section):
     )
     policy: PolicySection = PolicySection()
     router: RouterSection = RouterSection()
+    relay: RelaySection = RelaySection()
     store: StoreSection = StoreSection()

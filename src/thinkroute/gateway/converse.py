@@ -9,6 +9,7 @@ from contextlib import aclosing
 
 from thinkroute.errors import OutOfScope, ThinkrouteError
 from thinkroute.gateway.exchange import Exchange
+from thinkroute.gateway.relaying import relay_program
 from thinkroute.gateway.routing import answer_floor_tokens
 from thinkroute.gateway.runtime import Runtime
 from thinkroute.programs import build
@@ -31,8 +32,11 @@ def prepare(runtime: Runtime, exchange: Exchange, body: bytes) -> Run:
     runtime.metrics.decided(time.perf_counter() - decide_from)
     arm = route.decision.arm
     exchange.ignored_fields = runtime.ignored_fields(arm, request.options)
-    floor = answer_floor_tokens(runtime.model(arm))
-    program = build(route.runs_as, runtime.thinking_format(arm), route.max_tokens, floor)
+    if arm.program == "relay":
+        program = relay_program(runtime, exchange)
+    else:
+        floor = answer_floor_tokens(runtime.model(arm))
+        program = build(route.runs_as, runtime.thinking_format(arm), route.max_tokens, floor)
     prompt = Prompt(request.messages, request.options, request.stream)
     exchange.run = Run(program, prompt, runtime.engines, runtime.dispatcher.model_prices)
     return exchange.run

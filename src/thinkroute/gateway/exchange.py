@@ -15,6 +15,7 @@ from typing import Any, Literal
 from thinkroute.errors import RequestError, ThinkrouteError, http_status
 from thinkroute.gateway.routing import Route
 from thinkroute.programs.driver import Run
+from thinkroute.programs.relay import RelayLog
 from thinkroute.types import Ledger
 from thinkroute.wire.openai_chat.inbound import ChatRequest
 
@@ -39,6 +40,8 @@ class Exchange:
     request: ChatRequest | None = None
     route: Route | None = None
     run: Run | None = None
+    relay: RelayLog | None = None
+    """What a relay did; None for every other program."""
     ignored_fields: tuple[str, ...] = ()
     """Options the chosen engine does not know and therefore ignores."""
     first_token_at: float | None = None
@@ -138,6 +141,7 @@ class Exchange:
             "models": list(decision.arm.models),
             "effort": str(decision.arm.effort),
             "reason_codes": list(self.reason_codes),
+            **({"teacher_share": self.relay.teacher_share} if self.relay else {}),
             "predicted_cost_usd": self.predicted_cost_usd,
             "cost_usd": ledger.cost_usd,
             "legs": len(ledger.entries),
@@ -160,7 +164,10 @@ class Exchange:
     @property
     def reason_codes(self) -> tuple[str, ...]:
         """Why this arm, and what of the request was read or cut in a way worth saying."""
-        return (*self.route.decision.reason_codes, *self.route.notes) if self.route else ()
+        if self.route is None:
+            return ()
+        late = self.relay.notes if self.relay else ()
+        return (*self.route.decision.reason_codes, *self.route.notes, *late)
 
 
 def _listed(names: tuple[str, ...]) -> str:

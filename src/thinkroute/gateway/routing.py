@@ -28,12 +28,13 @@ from thinkroute.errors import (
     UnknownModel,
     UnsupportedRequest,
 )
+from thinkroute.gateway.relay_bounds import relay_bounds
 from thinkroute.policy import Constraints, Exploration, SpendBudget, choose
 from thinkroute.policy.choose import OVER_REQUEST_BUDGET, OVER_SPEND_BUDGET, PRICE_UNKNOWN
 from thinkroute.programs import ANSWER_FLOOR_TOKENS
 from thinkroute.programs.budgeted import thinking_allowance
 from thinkroute.routers.base import Router
-from thinkroute.types import Arm, ComputePrices, Decision, Effort, Price, Query
+from thinkroute.types import Arm, ComputePrices, Decision, Effort, Price, Query, relay_names
 from thinkroute.wire.openai_chat.inbound import ChatRequest
 
 MISSING_CAPABILITY = "missing_capability"
@@ -161,6 +162,8 @@ class Dispatcher:
             UnknownModel: no such name.
             UnsupportedRequest: the name exists, the effort cannot be honoured.
         """
+        if relay_names(request.model) is not None:
+            return self._relay(request)
         name, suffix = self._split(request.model)
         effort = _agree(suffix, request.effort)
         virtual = self._resolved.virtual_models.get(name)
@@ -178,6 +181,22 @@ class Dispatcher:
             return Candidates((arm,), value_usd, notes, pinned=True)
         own = tuple(arm for arm in self._resolved.arms if arm.models == (name,))
         return Candidates(own or tuple(automatic_arms(model, ())), value_usd, pinned=True)
+
+    def _relay(self, request: ChatRequest) -> Candidates:
+        """A relay asked for by name; it must be one of the configured arms."""
+        every = {arm.id: arm for arm in self._resolved.every_arm if arm.program == "relay"}
+        student, teacher, effort = relay_names(request.model) or ("", "", "")
+        efforts = [f"@{effort}"] if effort else [f"@{request.effort}" if request.effort else "", "@default"]
+        found = [every.get(f"relay({student} -> {teacher}){each}") for each in efforts]
+        arm = next((each for each in found if each is not None), None)
+        if arm is None:
+            raise UnknownModel(
+                f"{request.model!r:.200} is not among the arms; list it under `arms:`. "
+                f"There are: {', '.join(every) or 'none'}",
+                param="model",
+            )
+        _agree(arm.effort if effort else None, request.effort)
+        return Candidates((arm,), self._resolved.config.policy.value_usd, pinned=True)
 
     def _with_budget(
         self, arms: tuple[Arm, ...], effort: Effort, name: str
@@ -221,6 +240,8 @@ class Dispatcher:
         for arm in arms:
             models = [self._resolved.models[name] for name in arm.models]
             reasons = _misfits(models, query)
+            if arm.program == "relay":
+                reasons += [f"{MISSING_CAPABILITY}:{need}" for need in sorted(query.needs)]
             if out_of_scope is not None and any(model.engine == "embedded" for model in models):
                 reasons.append(OUT_OF_SCOPE)
             cap = self._affordable(arm, query, left_usd)
@@ -237,8 +258,9 @@ class Dispatcher:
         budgets = self._resolved.config.policy.budgets
         if not budgets.in_dollars:
             return query.max_tokens, 0.0
-        price = self._prices.get(arm.models[0])
-        if price is None:
+        prices = [self._prices.get(name) for name in arm.models]
+        price = prices[0]
+        if price is None or None in prices:
             return PRICE_UNKNOWN
         if query.needs & _UNBOUNDED_PARTS:
             return UNBOUNDED_PROMPT
@@ -248,12 +270,15 @@ class Dispatcher:
         legs = 2 if arm.effort.thinks and can_be_cut(self._resolved.models[arm.models[0]]) else 1
         prompt_tokens = query.prompt_tokens_most * legs + (legs - 1) * _STOP_TEXT_TOKENS_MOST
         per_token = (price.output_usd_per_mtok + (legs - 1) * price.input_usd_per_mtok) / 1e6
-        room_usd = limit_usd - price.cost_usd(prompt_tokens, 0)
+        prompt_usd = price.cost_usd(prompt_tokens, 0)
+        if arm.program == "relay":
+            prompt_usd, per_token = relay_bounds(arm, self._resolved, query.prompt_tokens_most)
+        room_usd = limit_usd - prompt_usd
         wanted = min(query.max_tokens or budgets.tokens_per_request, budgets.tokens_per_request)
         cap = wanted if per_token == 0 else min(wanted, math.floor(room_usd / per_token))
         if room_usd < 0 or cap < min(MIN_AFFORDABLE_TOKENS, wanted):
             return code
-        return cap, price.cost_usd(prompt_tokens, 0) + cap * per_token
+        return cap, prompt_usd + cap * per_token
 
     def _refusal(
         self,

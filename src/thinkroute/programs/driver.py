@@ -98,7 +98,6 @@ class Run:
 
     async def _perform(self, message: _Message, legs: list[LedgerEntry]) -> AsyncGenerator[Delta, None]:
         """Write one message, yielding its text; its legs are noted in `legs` beside the ledger."""
-        segments, answered = message.segments, False
         effect = message.begin()
         while not isinstance(effect, Return):
             reply: Segment | None = None
@@ -107,32 +106,49 @@ class Run:
                 for delta in deltas:
                     yield delta
             else:
-                call = _call(effect, message.prompt, segments)
-                view = View(effect, inside_thinking=_inside_thinking(segments))
                 try:
-                    with self._measured(call, legs) as leg:
-                        async with aclosing(self._items(call, effect)) as items:
-                            async for item in items:
-                                leg.see(item)
-                                if isinstance(item, Segment):
-                                    reply = item
-                                    continue
-                                for chunk in view.show(item):
-                                    answered = answered or chunk.channel == "answer"
-                                    yield Delta(chunk.channel, chunk.text, call.model, chunk)
+                    async with aclosing(self._leg(effect, message, legs)) as items:
+                        async for item in items:
+                            if isinstance(item, Delta):
+                                yield item
+                            else:
+                                reply = item
                 except ThinkrouteError as failure:
-                    reply = view.interrupted(call.model, failure)
-                    if reply is None and answered:
+                    if message.answered:
                         raise
-                    if reply is None:
-                        effect = message.fail(failure)
-                        continue
-                for chunk in view.rest():
-                    yield Delta(chunk.channel, chunk.text, call.model, chunk)
-                if isinstance(effect, Generate) and reply is not None:
-                    message.add(reply)
+                    effect = message.fail(failure)
+                    continue
             effect = message.advance(reply)
         message.finish = effect.finish
+
+    async def _leg(
+        self, effect: Generate | Ask, message: _Message, legs: list[LedgerEntry]
+    ) -> AsyncGenerator[Delta | Segment, None]:
+        """Perform one engine call: what the caller sees of it, then the reply."""
+        call = _call(effect, message.prompt, message.segments)
+        view = View(effect, inside_thinking=_inside_thinking(message.segments))
+        reply: Segment | None = None
+        try:
+            with self._measured(call, legs) as leg:
+                async with aclosing(self._items(call, effect)) as items:
+                    async for item in items:
+                        leg.see(item)
+                        if isinstance(item, Segment):
+                            reply = item
+                            continue
+                        for chunk in view.show(item):
+                            message.answered = message.answered or chunk.channel == "answer"
+                            yield Delta(chunk.channel, chunk.text, call.model, chunk)
+        except ThinkrouteError as failure:
+            reply = view.interrupted(call.model, failure)
+            if reply is None:
+                raise
+        for chunk in view.rest():
+            yield Delta(chunk.channel, chunk.text, call.model, chunk)
+        if reply is not None:
+            if isinstance(effect, Generate):
+                message.add(reply)
+            yield reply
 
     async def _items(self, call: Call, effect: Generate | Ask) -> AsyncGenerator[Chunk | Segment, None]:
         """What the engine says, under the effect's own time limit."""
@@ -270,13 +286,15 @@ def _without_logprobs(upstream: Upstream) -> Upstream:
 class _Message:
     """One assistant message being written by one program."""
 
-    __slots__ = ("_program", "finish", "prompt", "segments")
+    __slots__ = ("_program", "answered", "finish", "prompt", "segments")
 
     def __init__(self, program: Program, prompt: Prompt) -> None:
         self._program = program
         self.prompt = prompt
         self.segments: list[Segment] = []
         self.finish: SegmentFinish | None = None
+        self.answered = False
+        """Whether the caller may have seen text of the answer, which no failure can take back."""
 
     def add(self, reply: Segment) -> None:
         """Let a reply join the trajectory, unless it is a failure that left nothing."""

@@ -119,7 +119,6 @@ class Call:
         """Whether the prefix ends outside a thinking block, after one."""
         return bool(self.prefix) and self.prefix[-1].thinking_closed
 
-
     @property
     def prefix_text(self) -> str:
         """The raw assistant message so far, as this model sees it."""

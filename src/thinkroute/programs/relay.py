@@ -17,12 +17,13 @@ Deviations: a failed teacher does not end the answer (the released code does); t
 from __future__ import annotations
 
 import re
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from thinkroute.programs.asides import Asides
-from thinkroute.programs.effects import Append, Generate, Interrupted, Program, Return
-from thinkroute.programs.protocol import Segment, ThinkingFormat
+from thinkroute.programs.effects import Append, Effect, Generate, Interrupted, Program, Return
+from thinkroute.programs.protocol import Segment, SegmentFinish, ThinkingFormat
 from thinkroute.types import Arm
 
 CALL: Final = Asides("<call>", "</call>")
@@ -67,6 +68,11 @@ class HandOver:
     """Place of the teacher's call in the ledger; None when it was not called."""
     error: str | None = None
 
+    @property
+    def used_tokens(self) -> int:
+        """What counts against the cap: a failed call may have generated all it was granted."""
+        return self.granted_tokens if self.outcome == "failed" else self.tokens
+
 
 @dataclass(slots=True)
 class RelayLog:
@@ -106,7 +112,7 @@ def relay(
         limits: Bounds that hold whatever the student asks for.
         log: Filled in.
     """
-    student, teacher = arm.models
+    student, _ = arm.models
     left = max_tokens
     legs, listening = 0, limits.most_calls > 0
     while True:
@@ -128,35 +134,54 @@ def relay(
         left = _minus(left, segment.usage.completion_tokens)
         hand_over = _command(segment, log) if listening else None
         if hand_over is None:
-            return Return("stop" if segment.finish == "text_end" else segment.finish)
+            return Return(segment.finish)
         log.hand_overs.append(hand_over)
         if not segment.text.rstrip().endswith(CALL.close_tag):
             yield Append(CALL.close_tag, hidden=True)  # a server took the stop string away
+        hand_over.granted_tokens = _granted(hand_over, limits, left)
+        if hand_over.granted_tokens:
+            hand_over.leg, legs = legs, legs + 1
+            finish = yield from _hand_over(arm, hand_over, thinking, limits, log)
+            if finish is not None:
+                return Return(finish)
+            left = _minus(left, hand_over.used_tokens)
         if left == 0:
             return Return("length")
-        granted = _granted(hand_over, limits, left)
-        if granted:
-            hand_over.granted_tokens, hand_over.leg = granted, legs
-            legs += 1
-            reply = yield Generate(
-                teacher,
-                arm.effort,
-                granted,
-                hides=CALL,
-                without=CALL,
-                timeout_s=limits.teacher_timeout_s,
-                salvage=thinking,
-            )
-            _note(hand_over, reply, log)
-            if hand_over.outcome == "ended":
-                return Return(reply.finish)
-            # A failed call may have generated all it was granted: the cap holds all the same.
-            left = _minus(left, granted if hand_over.outcome == "failed" else hand_over.tokens)
-            if left == 0:
-                return Return("length")
-        listening = len(log.hand_overs) < limits.most_calls and TEACHER_FAILED not in log.notes
-        if len(log.hand_overs) == limits.most_calls and TEACHER_FAILED not in log.notes:
-            log.notes.append(TOO_MANY_COMMANDS)
+        listening = _still_listening(limits, log)
+
+
+def _hand_over(
+    arm: Arm, hand_over: HandOver, thinking: ThinkingFormat, limits: RelayLimits, log: RelayLog
+) -> Generator[Effect, Segment, SegmentFinish | None]:
+    """Let the teacher write; returns how the answer ended, or None when the student is to go on."""
+    reply = yield Generate(
+        arm.models[1],
+        arm.effort,
+        hand_over.granted_tokens,
+        hides=CALL,
+        without=CALL,
+        timeout_s=limits.teacher_timeout_s,
+        salvage=thinking,
+    )
+    hand_over.tokens = min(reply.usage.completion_tokens, hand_over.granted_tokens)
+    if isinstance(reply, Interrupted):
+        hand_over.outcome, hand_over.error = "failed", reply.failure.code
+        log.notes.append(TEACHER_FAILED)
+        return None
+    if reply.finish == "length":
+        return None
+    hand_over.outcome = "ended"
+    return reply.finish
+
+
+def _still_listening(limits: RelayLimits, log: RelayLog) -> bool:
+    """Whether the student's next command will be answered."""
+    if TEACHER_FAILED in log.notes:
+        return False
+    if len(log.hand_overs) < limits.most_calls:
+        return True
+    log.notes.append(TOO_MANY_COMMANDS)
+    return False
 
 
 def _command(segment: Segment, log: RelayLog) -> HandOver | None:
@@ -181,16 +206,6 @@ def _granted(hand_over: HandOver, limits: RelayLimits, left: int | None) -> int:
         return 0
     wanted = limits.fixed_tokens or hand_over.asked_tokens
     return min(wanted, limits.most_tokens_per_call, wanted if left is None else left)
-
-
-def _note(hand_over: HandOver, reply: Segment, log: RelayLog) -> None:
-    """Write down what the teacher did."""
-    hand_over.tokens = min(reply.usage.completion_tokens, hand_over.granted_tokens)
-    if isinstance(reply, Interrupted):
-        hand_over.outcome, hand_over.error = "failed", reply.failure.code
-        log.notes.append(TEACHER_FAILED)
-    elif reply.finish != "length":
-        hand_over.outcome = "ended"
 
 
 def _minus(left: int | None, tokens: int) -> int | None:

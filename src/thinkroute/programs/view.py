@@ -62,9 +62,7 @@ class View:
             return None
         text, closed = self._raw(self._salvage)
         thought, answer = (estimate_tokens(len("".join(parts))) for parts in self._texts.values())
-        usage = Usage(
-            completion_tokens=thought + answer, reasoning_tokens=thought, provenance="estimated"
-        )
+        usage = Usage(completion_tokens=thought + answer, reasoning_tokens=thought, provenance="estimated")
         return Interrupted(text, owner, usage=usage, thinking_closed=closed, failure=failure)
 
     def _raw(self, thinking: ThinkingFormat) -> tuple[str, bool]:

@@ -55,7 +55,11 @@ def raw_prompt(
 def _opening(prefix: str, family: Family, effort: Effort | None) -> str:
     """The empty block that switches thinking off, where the message does not begin with a block of its own."""
     off = effort is not None and effort.level == "off" and family.control == "template_flag"
-    return family.open_text + family.close_text if off and not prefix.startswith(family.open_text.strip()) else ""
+    return (
+        family.open_text + family.close_text
+        if off and not prefix.startswith(family.open_text.strip())
+        else ""
+    )
 
 
 def _turn(message: Mapping[str, Any], model: Model) -> tuple[str, str]:
