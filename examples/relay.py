@@ -46,17 +46,10 @@ async def main() -> list[tuple[str, str]]:
     return parts
 
 
-def draw(parts: list[tuple[str, str]], file: Path) -> None:
-    """The same picture as a page."""
-    style = "<!doctype html><meta charset=utf-8><style>b{color:#c00}p{white-space:pre-wrap}</style>"
-    marked = [
-        f"<b>{html.escape(text)}</b>" if owner == relay_bench.TEACHER else html.escape(text)
-        for owner, text in parts
-    ]
-    file.write_text(f"{style}<p>{''.join(marked)}</p>\n", encoding="utf-8")
-
+STYLE = "<!doctype html><meta charset=utf-8><style>.teacher{color:#c00}p{white-space:pre-wrap}</style>"
 
 if __name__ == "__main__":
     written = asyncio.run(main())
     if sys.argv[1:2] == ["--html"]:
-        draw(written, Path(sys.argv[2]))
+        marked = [f"<span class={owner}>{html.escape(text)}</span>" for owner, text in written]
+        Path(sys.argv[2]).write_text(f"{STYLE}<p>{''.join(marked)}</p>\n", encoding="utf-8")

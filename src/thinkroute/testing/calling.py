@@ -1,7 +1,8 @@
 """`CallingEngine`: a model that was not trained to call, made to call by a rule.
 
 It writes a relay's command wherever what it has just written matches a pattern, so that a relay over real models can be
-run, tested and compared before any student emits commands of its own.
+run, tested and compared before any student emits commands of its own. The model itself never sees these commands: one that
+was not trained on them is thrown off by its own.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class CallingEngine:
     async def generate(self, call: Call) -> AsyncGenerator[Chunk | Segment, None]:
         """Continue the message, up to the next call that is due when somebody listens for one."""
         if call.until_text != CALL.close_tag:
-            async with aclosing(self._engine.generate(call)) as items:
+            async with aclosing(self._engine.generate(replace(call, without=CALL))) as items:
                 async for item in items:
                     yield item
             return
@@ -69,7 +70,8 @@ class CallingEngine:
 
     def _next(self, call: Call, parts: list[Segment]) -> Call:
         left = None if call.max_tokens is None else self._left(call, parts)
-        return replace(call, prefix=(*call.prefix, *parts), until_text=self._after, max_tokens=left)
+        prefix = (*call.prefix, *parts)
+        return replace(call, prefix=prefix, until_text=self._after, without=CALL, max_tokens=left)
 
     @staticmethod
     def _left(call: Call, parts: list[Segment]) -> int:
