@@ -178,8 +178,10 @@ def _parse_relay(student: str, teacher: str, effort: str, models: Mapping[str, M
     members = [_parse_arm(f"{name}@{effort or 'default'}", models, where) for name in (student, teacher)]
     if student == teacher:
         raise ConfigError(f"{where}: a relay needs two different models, not {student!r} twice", param=where)
-    if any(member.program != "direct" or member.effort.budget_tokens is not None for member in members):
-        raise ConfigError(f"{where}: a relay has no thinking budget; use off, on or a level", param=where)
+    if any(member.effort.budget_tokens is not None for member in members):
+        raise ConfigError(f"{where}: a relay has no thinking budget; use off, on or default", param=where)
+    if members[0].effort.level not in ("off", "on", "default"):
+        raise ConfigError(f"{where}: a raw message carries no level; use off, on or default", param=where)
     for name in (student, teacher):
         if models[name].engine != "embedded" and models[name].continuation != "completions":
             raise ConfigError(

@@ -26,7 +26,15 @@ def check_relays(resolved: Resolved) -> None:
     for arm in resolved.every_arm:
         for name in arm.models if arm.program == "relay" else ():
             model = resolved.models[name]
-            if model.engine != "embedded" and not has_raw_template(model.family):
+            if model.engine == "embedded":
+                continue
+            if model.family.control == "effort_field" and arm.effort.level != "default":
+                raise ConfigError(
+                    f"arm {arm.id!r}: a raw message carries no effort, and model {name!r} takes it in a field of the"
+                    " request; use effort default",
+                    param="arms",
+                )
+            if not has_raw_template(model.family):
                 raise ConfigError(
                     f"arm {arm.id!r}: no raw template of family {model.family.name!r} is known, "
                     f"so model {name!r} cannot be handed a message",

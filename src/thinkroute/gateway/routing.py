@@ -186,9 +186,8 @@ class Dispatcher:
         """A relay asked for by name; it must be one of the configured arms."""
         every = {arm.id: arm for arm in self._resolved.every_arm if arm.program == "relay"}
         student, teacher, effort = relay_names(request.model) or ("", "", "")
-        efforts = [f"@{effort}"] if effort else [f"@{request.effort}" if request.effort else "", "@default"]
-        found = [every.get(f"relay({student} -> {teacher}){each}") for each in efforts]
-        arm = next((each for each in found if each is not None), None)
+        wanted = effort or str(request.effort or Effort())
+        arm = every.get(f"relay({student} -> {teacher})@{wanted}")
         if arm is None:
             raise UnknownModel(
                 f"{request.model!r:.200} is not among the arms; list it under `arms:`. "

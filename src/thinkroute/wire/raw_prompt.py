@@ -53,7 +53,9 @@ def raw_prompt(
 
 
 def _opening(prefix: str, family: Family, effort: Effort | None) -> str:
-    """The empty block that switches thinking off, where the message does not begin with a block of its own."""
+    """What the family's template itself writes into the message: an empty block for `off`, an open one for some."""
+    if not prefix and family.levels == ("on",) and family.name not in _FLEET_FAMILIES:
+        return family.open_text
     off = effort is not None and effort.level == "off" and family.control == "template_flag"
     return (
         family.open_text + family.close_text
