@@ -70,7 +70,7 @@ async def members_served() -> AsyncGenerator[str]:
     server = TestServer(application(engine, ["teacher"]))
     await server.start_server()
     try:
-        yield f"http://127.0.0.1:{server.port}/v1"
+        yield str(server.make_url("/v1"))
     finally:
         await server.close()
 
