@@ -128,7 +128,7 @@ async def test_a_relay_that_calls_where_it_must_beats_random_places_at_equal_sha
     assert table["relay"].accuracy == table["relay"].gap_recovered == 1.0
     assert table["relay"].calls == 1
     assert relayed.teacher_share == pytest.approx(1 / 13)
-    assert table["student"].accuracy == table["relay, teacher removed"].accuracy == 0
+    assert table["student"].accuracy == table["relay, no teacher"].accuracy == 0
     assert table["random tokens"].accuracy < 0.5
     assert table["random queries"].accuracy < 0.2
     assert table["cascade"].accuracy < 0.2

@@ -103,7 +103,7 @@ def _table(lines: Sequence[Line]) -> Table:
 
     table = Table(box=box.SIMPLE, pad_edge=False)
     table.add_column("policy", no_wrap=True)
-    for name in ("accuracy", "teacher share", "tokens", "cost", "calls", "gap"):
+    for name in ("accuracy", "share", "tokens", "cost", "calls", "gap"):
         table.add_column(name, justify="right", no_wrap=True)
     for line in lines:
         spread = f" ±{line.half_width:.3f}" if line.half_width else ""

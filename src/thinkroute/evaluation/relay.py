@@ -268,7 +268,7 @@ async def compare(
         of_length = RelayLimits(limits.most_calls, max(tokens, 1), limits.teacher_timeout_s, tokens)
         lines.append(table.line(await bench.relay(f"relay, always {tokens}", of_length)))
     without = RelayLimits(0, limits.most_tokens_per_call, limits.teacher_timeout_s)
-    lines.append(table.line(await bench.relay("relay, teacher removed", without)))
+    lines.append(table.line(await bench.relay("relay, no teacher", without)))
     return lines, relayed
 
 
