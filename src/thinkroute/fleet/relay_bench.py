@@ -13,7 +13,7 @@ from thinkroute.catalog import family_named
 from thinkroute.engines.embedded import EmbeddedEngine
 from thinkroute.evaluation.relay import Bench, Question
 from thinkroute.fleet.shipped import MEMBERS
-from thinkroute.fleet.tasks import FAMILIES, LEVELS, generate, grade
+from thinkroute.fleet.tasks import FAMILIES, LEVELS, FamilyName, generate, grade
 from thinkroute.programs.protocol import Engine, ThinkingFormat
 from thinkroute.programs.relay import CALL
 from thinkroute.testing.calling import CallingEngine
@@ -37,8 +37,8 @@ class Rule:
 def draw_questions(count: int, seed: int) -> list[Question]:
     """The standard mix: every family and level in turn, from the evaluation split."""
     rng = Random(f"relay/{seed}")  # noqa: S311 - reproducible questions, not a secret
-    kinds = cycle((family, level) for level in LEVELS for family in FAMILIES)
-    texts = [generate(rng, family, level, "eval").question for family, level in islice(kinds, count)]
+    kinds: list[tuple[FamilyName, int]] = [(family, level) for level in LEVELS for family in FAMILIES]
+    texts = [generate(rng, family, level, "eval").question for family, level in islice(cycle(kinds), count)]
     return [question_of(text) for text in texts]
 
 
