@@ -23,7 +23,7 @@ def random_relay(
     Args:
         arm: Student and teacher, at one effort.
         max_tokens: Cap on everything generated.
-        probability: Of a hand-over after each token of the student, above 0 and below 1.
+        probability: Of a hand-over after each token of the student, above 0.
         lengths: Hand-over lengths to draw from.
         rng: Where the places and lengths come from.
     """
@@ -42,10 +42,15 @@ def random_relay(
 
 
 def probability_for(teacher_share: float, mean_length: float) -> float:
-    """The probability that gives the teacher this share of the tokens: p·n of its tokens come on each of the student's."""
-    return teacher_share / (mean_length * (1.0 - teacher_share))
+    """The probability that gives the teacher this share of the tokens: p·n of its tokens come on each of the student's.
+
+    At most 1, a hand-over after every token of the student: hand-overs of length n give no more than n / (n + 1).
+    """
+    return min(1.0, teacher_share / (mean_length * (1.0 - teacher_share)))
 
 
 def _until_hand_over(probability: float, rng: Random) -> int:
     """Tokens of the student up to and including the one after which the teacher takes over."""
+    if probability >= 1.0:
+        return 1
     return 1 + int(math.log(1.0 - rng.random()) / math.log(1.0 - probability))
