@@ -8,7 +8,7 @@ ENGINES_TORCH ?= torch==2.13.0+cpu --extra-index-url https://download.pytorch.or
 PIP_FLAGS := --disable-pip-version-check --quiet --constraint constraints.txt
 CHECKED := src tests examples benchmarks
 
-.PHONY: serve test test-slow test-engines check format lint types layers api bench transcript fleet-router coverage constraints clean
+.PHONY: serve test test-slow test-engines check format lint types layers api bench transcript fleet-router cascade-proof coverage constraints clean
 
 serve: .venv/.ready  ## start the gateway on 127.0.0.1:8080 (installs first; no torch)
 	.venv/bin/thinkroute serve $(ARGS)
@@ -47,8 +47,19 @@ transcript: .venv-dev/.ready  ## the transcript of the README
 
 fleet-router: .venv-dev/.ready  ## refit the router that is shipped for the embedded fleet
 	.venv-dev/bin/thinkroute collect --fleet 1500 --seed 0 -o build/fleet-outcomes.parquet
-	.venv-dev/bin/thinkroute fit build/fleet-outcomes.parquet -o src/thinkroute/fleet/router --router knn \
+	.venv-dev/bin/thinkroute fit build/fleet-outcomes.parquet -o src/thinkroute/fleet/router --router knn --encoder hashed_ngrams \
 	  --encoder-set buckets=512 --encoder-set components=64 --encoder-set structure_weight=1.0
+
+CASCADE_ARMS := student@off student@on expert-arithmetic@on expert-operators@on teacher@off teacher@budget=32 teacher@on
+CASCADE_N ?= 2000
+
+cascade-proof: .venv-dev/.ready  ## fit and judge the fleet's cascades; writes docs/results/cascade.{json,svg}
+	.venv-dev/bin/thinkroute collect --fleet $(CASCADE_N) --seed 11 --features --concurrency 64 \
+	  $(addprefix --arm ,$(CASCADE_ARMS)) -o build/cascade-fit.parquet
+	.venv-dev/bin/thinkroute collect --fleet $(CASCADE_N) --seed 11 --features --concurrency 64 --split eval \
+	  $(addprefix --arm ,$(CASCADE_ARMS)) -o build/cascade-eval.parquet
+	.venv-dev/bin/thinkroute cascade prove --fit build/cascade-fit.parquet --eval build/cascade-eval.parquet \
+	  --save docs/results/cascade.json --plot docs/results/cascade.svg --ship src/thinkroute/fleet/cascade
 
 coverage: .venv-dev/.ready
 	$(DEV_PYTHON) -m coverage run -m pytest -q

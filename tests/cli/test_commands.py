@@ -158,7 +158,7 @@ def test_outcomes_are_collected_resumed_fitted_and_served(
     config.write_text(f"router: {{path: {router}}}\narms: [student@off, teacher@on]", encoding="utf-8")
     code, out, _ = thinkroute(capsys, "ask", EASY, "-c", str(config), "--json")
     assert code == 0
-    assert json.loads(out)["decision"]["router"].startswith("knn:")
+    assert json.loads(out)["decision"]["router"].startswith("guarded_knn:")
 
 
 def test_a_spend_cap_stops_collecting_and_says_so(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

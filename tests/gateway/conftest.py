@@ -19,6 +19,7 @@ from thinkroute.gateway.app import App
 from thinkroute.gateway.runtime import Runtime
 from thinkroute.gateway.serve import bind
 from thinkroute.programs.protocol import Engine
+from thinkroute.routers.cascade import CascadeRules
 from thinkroute.routers.prior import PriorRouter
 from thinkroute.store import DecisionRecord, MemoryStore
 
@@ -78,14 +79,17 @@ GatewayFactory = Callable[..., AbstractAsyncContextManager[Gateway]]
 
 @asynccontextmanager
 async def serving(
-    settings: Mapping[str, Any], engines: Mapping[str, Engine] | None = None
+    settings: Mapping[str, Any],
+    engines: Mapping[str, Engine] | None = None,
+    cascades: CascadeRules | None = None,
 ) -> AsyncGenerator[Gateway]:
     """Serve a configuration; models use the real HTTP engine unless engines are given."""
     config = Config.model_validate({"server": {"port": 0}, **settings})
     resolved = resolve(config)
     router = PriorRouter([arm.id for arm in resolved.arms], resolved.declared_quality)
     http = HttpEngine(resolved.models)
-    runtime = Runtime(resolved, engines or dict.fromkeys(resolved.models, http), router, MemoryStore())
+    upstreams = engines or dict.fromkeys(resolved.models, http)
+    runtime = Runtime(resolved, upstreams, router, MemoryStore(), cascades=cascades)
     listener = bind(config.server)
     server = uvicorn.Server(uvicorn.Config(App(runtime), lifespan="on", log_config=None, access_log=False))
     task = asyncio.create_task(server.serve(sockets=[listener]))

@@ -9,6 +9,7 @@ import pytest
 
 from thinkroute.errors import ConfigError, DataError
 from thinkroute.routers import OutcomeTable, fit_router, load_router, read_card, save_router
+from thinkroute.routers.registry import DEFAULT_ENCODER
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def test_the_card_says_what_the_router_is_and_where_it_came_from(folder: Path) -
     card = read_card(folder)
     assert (card.router, card.arms, card.rows) == ("knn", ("x", "y"), 3)
     assert card.encoder is not None
-    assert card.encoder.name == "hashed_ngrams"
+    assert card.encoder.name == DEFAULT_ENCODER
     assert card.parameters["neighbours"] == 2
     assert card.metrics == {"quality": 0.5}
     assert card.notes == {"licence": "MIT"}

@@ -12,10 +12,10 @@ from tests.routers.tiny_encoder import tiny_encoder
 
 from thinkroute.errors import ConfigError, DataError
 from thinkroute.routers import OutcomeTable, load_router, read_card, save_router
-from thinkroute.routers import encoder_regressor as module
-from thinkroute.routers.encoder_regressor import EncoderRegressorRouter
-from thinkroute.routers.encoder_regressor_network import load_network
-from thinkroute.routers.encoder_regressor_text import TextModel, TokenCutter
+from thinkroute.routers.encoder_regressor import router as module
+from thinkroute.routers.encoder_regressor.network import load_network
+from thinkroute.routers.encoder_regressor.router import EncoderRegressorRouter
+from thinkroute.routers.encoder_regressor.text import TextModel, TokenCutter
 from thinkroute.signals.base import Scalar
 from thinkroute.types import Query
 
@@ -192,7 +192,7 @@ def test_a_missing_training_library_names_the_extra() -> None:
     code = (
         "import sys\nsys.modules['torch'] = None\n"
         "from thinkroute.errors import ConfigError\n"
-        "from thinkroute.routers.encoder_regressor_network import load_network\n"
+        "from thinkroute.routers.encoder_regressor.network import load_network\n"
         "try:\n    load_network('somewhere', pooling='mean', most_tokens=9)\n"
         "except ConfigError as error:\n    print(error)"
     )

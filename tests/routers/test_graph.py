@@ -14,9 +14,9 @@ from thinkroute.errors import ConfigError, DataError
 from thinkroute.evaluation.datasets import load_table
 from thinkroute.evaluation.outcomes import concat, read_outcomes, write_outcomes
 from thinkroute.routers import OutcomeTable, load_router, save_router
-from thinkroute.routers import graph as module
-from thinkroute.routers.graph import GraphRouter
-from thinkroute.routers.graph_layers import ArmWeights, Graph, arm_states, decode, loss_and_gradients
+from thinkroute.routers.graph import router as module
+from thinkroute.routers.graph.layers import ArmWeights, Graph, arm_states, decode, loss_and_gradients
+from thinkroute.routers.graph.router import GraphRouter
 from thinkroute.routers.table import ArmInfo, FloatArray
 from thinkroute.signals import fit_encoder
 from thinkroute.signals.base import Scalar

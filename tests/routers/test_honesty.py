@@ -2,19 +2,17 @@
 
 import numpy as np
 import pytest
+from tests.routers.worlds import Chances, drawn, halves, smooth
 
-from tests.routers.worlds import drawn, halves, smooth
 from thinkroute.routers.honesty import honest_scales, noise_variance
 from thinkroute.routers.neighbours import neighbours_of, tuning_rows
-from thinkroute.routers.table import FloatArray
 
 
 @pytest.mark.parametrize("world", [smooth, halves])
-def test_noise_is_told_from_places(world: object) -> None:
-    assert callable(world)
+def test_noise_is_told_from_places(world: Chances) -> None:
     rng = np.random.default_rng(0)
     points = rng.uniform(0, 1, (1500, 2))
-    chance_QA: FloatArray = world(points)
+    chance_QA = world(points)
     near = neighbours_of(points.astype(np.float32), tuning_rows(1500), 20)
     noise = noise_variance(near, drawn(chance_QA, rng))
     assert noise == pytest.approx((chance_QA * (1 - chance_QA)).mean(), abs=0.012)

@@ -13,9 +13,8 @@ from tests.routers.tiny_encoder import tiny_encoder
 
 from thinkroute.errors import ConfigError
 from thinkroute.routers import OutcomeTable, load_router, save_router
-from thinkroute.routers import routerdc as module
-from thinkroute.routers.routerdc import RouterDcRouter
-from thinkroute.routers.routerdc_losses import (
+from thinkroute.routers.routerdc import router as module
+from thinkroute.routers.routerdc.losses import (
     Picks,
     Weights,
     clusters,
@@ -26,6 +25,7 @@ from thinkroute.routers.routerdc_losses import (
     sample_sample_loss,
     unit,
 )
+from thinkroute.routers.routerdc.router import RouterDcRouter
 from thinkroute.routers.table import FloatArray
 from thinkroute.signals import fit_encoder
 from thinkroute.signals.base import Scalar

@@ -181,7 +181,7 @@ def test_more_steps_mean_lower_predicted_quality_in_a_tiny_language(name: str) -
     router = fit_router(name, world([question(int(n)) for n in steps], outcomes))
     easy, hard = ([quality(router, question(n)) for _ in range(20)] for n in (1, 8))
     assert np.mean([q["a"] for q in easy]) > 0.8
-    assert np.mean([q["a"] for q in hard]) < 0.35
+    assert np.mean([q["a"] for q in hard]) < 0.4
     assert abs(np.mean([q["b"] for q in easy]) - np.mean([q["b"] for q in hard])) < 0.15
 
 

@@ -73,11 +73,15 @@ def _caption(card: dict[str, Any]) -> str:
     prompt = sum(leg["prompt_tokens"] for leg in legs)
     provenance = ", ".join(dict.fromkeys(leg.get("provenance", "unknown") for leg in legs)) or "none"
     ttft = card.get("ttft_s")
-    return _hand_overs(card) + (
-        f"spent {dollars(card.get('cost_usd'))}: {prompt} prompt + {thinking} thinking + {answer} answer tokens "
-        f"({provenance}) in {len(legs)} call(s), {card.get('latency_s', 0.0):.3f} s"
-        + (f", first token after {ttft:.3f} s" if ttft is not None else "")
-        + f"; router {card.get('router')}, finish {card.get('finish_reason')}, status {card['status']}"
+    return (
+        _stages(card)
+        + _hand_overs(card)
+        + (
+            f"spent {dollars(card.get('cost_usd'))}: {prompt} prompt + {thinking} thinking + {answer} answer tokens "
+            f"({provenance}) in {len(legs)} call(s), {card.get('latency_s', 0.0):.3f} s"
+            + (f", first token after {ttft:.3f} s" if ttft is not None else "")
+            + f"; router {card.get('router')}, finish {card.get('finish_reason')}, status {card['status']}"
+        )
     )
 
 
@@ -100,6 +104,22 @@ def _hand_overs(card: dict[str, Any]) -> str:
                 f", {each['tokens']} tokens for {dollars(each.get('cost_usd'))} in {each['latency_s']:.3f} s"
             )
         lines += "\n"
+    return lines
+
+
+def _stages(card: dict[str, Any]) -> str:
+    """One line per stage of a cascade: how good its answer was believed to be, and what going on was worth."""
+    lines = ""
+    for stage in card.get("stages", ()):
+        quality, tokens = stage.get("quality"), stage.get("generated_tokens")
+        believed = f", P(good) {quality:.2f}" if quality is not None else ""
+        ways: dict[str, float] = stage.get("ways_usd") or {}
+        on = f", stop {stage['stop_usd']:.2g} against {max(ways.values()):.2g}" if ways else ""
+        spent = (
+            f", {tokens} tokens for {dollars(stage.get('cost_usd'))}" if tokens is not None else ", streamed"
+        )
+        error = f" ({stage['error']})" if stage.get("error") else ""
+        lines += f"{stage['arm_id']} {stage['outcome']}{error}{believed}{on}{spent}\n"
     return lines
 
 

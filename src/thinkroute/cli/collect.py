@@ -11,10 +11,11 @@ import typer
 from thinkroute.cli.serve import ConfigOption, UpstreamKeyOption, UpstreamModelOption, UpstreamOption
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from thinkroute.evaluation.collect import Answered, Collected, Question
     from thinkroute.evaluation.graders import Grader
+    from thinkroute.gateway.exchange import Exchange
     from thinkroute.gateway.runtime import Runtime
     from thinkroute.routers.table import Measure, OutcomeTable
     from thinkroute.types import Arm
@@ -77,6 +78,16 @@ def collect(
     model: UpstreamModelOption = None,
     upstream_key: UpstreamKeyOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    features: Annotated[
+        bool, typer.Option(help="Also keep what answers say of themselves: what `cascade fit` learns from.")
+    ] = False,
+    samples: Annotated[
+        int,
+        typer.Option(min=0, help="With --features: further samples of each answer, to see if they agree."),
+    ] = 0,
+    split: Annotated[
+        str, typer.Option(help="With --fleet: `fit` (questions to learn from) or `eval` (to judge by).")
+    ] = "fit",
 ) -> None:
     """Ask every arm every question and grade the answers.
 
@@ -100,22 +111,40 @@ def collect(
         read_config(config, upstream, model or [], upstream_key), MemoryStore(), PriorRouter([])
     )
     arms = _chosen(runtime, arm or [])
-    asked = read_questions(questions) if questions is not None else fleet_questions(fleet or 0, seed)
+    if split not in ("fit", "eval"):
+        raise ConfigError(f"--split {split!r}: use fit or eval", param="--split")
+    asked = read_questions(questions) if questions is not None else fleet_questions(fleet or 0, seed, split)
     judge = grader_named(grader) if grader else _fleet_grader if fleet else None
     progress_file = journal or output.with_name(output.name + ".journal.jsonl")
-    run = _run(runtime, asked, arms, progress_file, judge, concurrency, max_usd, quiet=as_json)
+    run = _run(
+        runtime,
+        asked,
+        arms,
+        progress_file,
+        judge,
+        concurrency,
+        max_usd,
+        quiet=as_json,
+        features=features,
+        samples=samples,
+    )
     collected = asyncio.run(run)
     if not collected.table.arms:
         raise DataError(_nothing(collected, progress_file))
-    write_outcomes(collected.table, output)
+    if features:
+        from thinkroute.evaluation.cascade_files import answers_of, write_answers
+
+        write_answers(answers_of(collected), output)
+    else:
+        write_outcomes(collected.table, output)
     _report(collected, output, as_json=as_json)
 
 
-def fleet_questions(count: int, seed: int) -> list[Question]:
+def fleet_questions(count: int, seed: int, purpose: str = "fit") -> list[Question]:
     """Different questions of the fleet's language, equally many of each family and level where there are so many.
 
     They come from the split that no member was trained on; short questions are few, so the training split fills up.
-    None comes from the evaluation split.
+    None comes from the evaluation split, unless the purpose is `eval`: then all do.
     """
     from random import Random
 
@@ -131,7 +160,7 @@ def fleet_questions(count: int, seed: int) -> list[Question]:
             problem = generate(rng, family, level, split)
             if problem.question not in found:
                 found[problem.question] = Question(
-                    id=f"fleet-{seed}-{len(found)}",
+                    id=f"fleet-{'eval-' if purpose == 'eval' else ''}{seed}-{len(found)}",
                     text=problem.question,
                     answer=problem.answer,
                     task=f"{family}-{level}",
@@ -142,7 +171,10 @@ def fleet_questions(count: int, seed: int) -> list[Question]:
     while len(found) < count:
         before = len(found)
         for family, level in kinds[: count - len(found)]:
-            _ = draw(family, level, "filter") or draw(family, level, "train")
+            if purpose == "eval":
+                draw(family, level, "eval")
+            else:
+                _ = draw(family, level, "filter") or draw(family, level, "train")
         if len(found) == before:
             break
     return list(found.values())
@@ -183,6 +215,8 @@ async def _run(
     max_usd: float | None,
     *,
     quiet: bool,
+    features: bool = False,
+    samples: int = 0,
 ) -> Collected:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -208,7 +242,9 @@ async def _run(
             return await collect_outcomes(
                 questions,
                 arms,
-                lambda question, arm: _answer(runtime, question, arm, capped=max_usd is not None),
+                lambda question, arm: _answer(
+                    runtime, question, arm, capped=max_usd is not None, features=features, samples=samples
+                ),
                 journal=journal,
                 grader=grader,
                 concurrency=concurrency,
@@ -234,7 +270,9 @@ def _worst_case_usd(runtime: Runtime, question: Question, arm: Arm) -> float:
     return model.price.cost_usd(prompt_tokens, most_tokens)
 
 
-async def _answer(runtime: Runtime, question: Question, arm: Arm, *, capped: bool) -> Answered:
+async def _answer(
+    runtime: Runtime, question: Question, arm: Arm, *, capped: bool, features: bool, samples: int
+) -> Answered:
     """One arm's answer, on the path every request takes."""
     import orjson
 
@@ -248,8 +286,12 @@ async def _answer(runtime: Runtime, question: Question, arm: Arm, *, capped: boo
         body["max_tokens"] = _CAPPED_TOKENS
     exchange = Exchange(None)
     error: str | None = None
+    said: dict[str, float] | None = None
     try:
-        await converse(runtime, orjson.dumps(body), lambda delta: None, exchange)
+        asked = {**body, "logprobs": True} if features and not arm.stages else body
+        await converse(runtime, orjson.dumps(asked), lambda delta: None, exchange)
+        if features and not arm.stages:
+            said = await _said_of_itself(runtime, body, exchange, samples)
     except ThinkrouteError as failure:
         error = failure.code
     return Answered(
@@ -259,7 +301,44 @@ async def _answer(runtime: Runtime, question: Question, arm: Arm, *, capped: boo
         ttft_s=exchange.ttft_s,
         latency_s=exchange.latency_s,
         error=error,
+        features=said,
     )
+
+
+async def _said_of_itself(
+    runtime: Runtime, body: Mapping[str, object], exchange: Exchange, samples: int
+) -> dict[str, float]:
+    """The features of an answer; its samples are drawn as the gateway would draw them, and paid apart."""
+    import orjson
+
+    from thinkroute.gateway.converse import converse
+    from thinkroute.gateway.exchange import Exchange
+    from thinkroute.routers.cascade.features import features_of
+    from thinkroute.types import FORCED, Usage
+
+    others: list[Exchange] = []
+    for number in range(samples):
+        other = Exchange(None)
+        await converse(
+            runtime, orjson.dumps({**body, "temperature": 1.0, "seed": 1 + number}), lambda delta: None, other
+        )
+        others.append(other)
+    segments = exchange.run.segments if exchange.run else []
+    usages = [segment.usage for segment in segments if segment.owner != FORCED]
+    said = features_of(
+        "".join(segment.text for segment in segments),
+        [token for segment in segments for token in segment.logprobs or ()],
+        sum(usages[1:], usages[0]) if usages else Usage(),
+        exchange.run.finish if exchange.run else None,
+        [other.answer_text for other in others],
+    )
+    if others:
+        said["samples_tokens"] = sum(other.ledger.usage.completion_tokens for other in others)
+        costs = [other.ledger.cost_usd for other in others]
+        said["samples_cost_usd"] = (
+            sum(cost for cost in costs if cost is not None) if None not in costs else float("nan")
+        )
+    return said
 
 
 def _report(collected: Collected, output: Path, *, as_json: bool) -> None:

@@ -16,22 +16,24 @@ FileArgument = Annotated[Path, typer.Argument(help="YAML configuration.")]
 
 @app.command("validate")
 def validate(file: FileArgument) -> None:
-    """Check a file: keys, types, environment references, names, prices, the router's folder, and the address."""
+    """Check a file: keys, types, environment references, names, prices, the router, and the address."""
     from thinkroute.cli.console import out
+    from thinkroute.cli.serve import prior_note
     from thinkroute.config import load_config, resolve
     from thinkroute.fleet import shipped
+    from thinkroute.gateway.assemble import router_of
     from thinkroute.gateway.serve import check_exposure
-    from thinkroute.routers import load_router
 
     config = load_config(file)
     check_exposure(config.server)
     resolved = resolve(config, shipped.models(), shipped.arms())
-    if config.router.path is not None:
-        load_router(Path(config.router.path).expanduser())
+    router = router_of(resolved)
     out().print(
-        f"{file} is valid: {len(resolved.models)} model(s), {len(resolved.arms)} arm(s)",
+        f"{file} is valid: {len(resolved.models)} model(s), {len(resolved.arms)} arm(s), "
+        f"router {router.version}{prior_note(router)}",
         highlight=False,
         markup=False,
+        soft_wrap=True,
     )
 
 

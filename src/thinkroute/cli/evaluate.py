@@ -65,7 +65,7 @@ def evaluate(
             "--set", help="Setting of the one router that is judged, e.g. neighbours=20 (repeatable)."
         ),
     ] = None,
-    encoder: Annotated[str, typer.Option(help="Which encoder reads the text.")] = "hashed_ngrams",
+    encoder: Annotated[str, typer.Option(help="Which encoder reads the text.")] = "blend",
     encoder_setting: Annotated[
         list[str] | None, typer.Option("--encoder-set", help="Setting of the encoder (repeatable).")
     ] = None,
@@ -180,6 +180,9 @@ def _judge(tables: dict[str, OutcomeTable], protocol: Protocol) -> list[Leaderbo
 
             def advance(line: str, task: int = task) -> None:
                 bar.update(bar.task_ids[task], description=line, advance=1)
+                # Where no bar can be drawn, a line per fit says how far it has come.
+                if not bar.console.is_terminal:
+                    bar.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
             boards.append(evaluate_table(table, protocol, name=name, progress=advance))
     return boards

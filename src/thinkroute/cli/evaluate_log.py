@@ -41,7 +41,7 @@ def evaluate_log(
         str, typer.Option(help="Kind of router that the doubly robust estimates expect, cross-fitted.")
     ] = "ridge",
     folds: Annotated[int, typer.Option(min=2, help="Parts of the cross-fitting.")] = 5,
-    encoder: Annotated[str, typer.Option(help="Which encoder reads the text.")] = "hashed_ngrams",
+    encoder: Annotated[str, typer.Option(help="Which encoder reads the text.")] = "blend",
     since_days: Annotated[
         float | None,
         typer.Option(min=0, help="Only the last days of the gateway's log; default: everything."),

@@ -24,12 +24,12 @@ def register(app: typer.Typer) -> None:
 def fit(
     tables: Annotated[list[str], typer.Argument(help="Outcome tables: Parquet files or names of data sets.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the fitted router.")],
-    router: Annotated[str, typer.Option(help="Which router: constant, knn, ridge, …")] = "knn",
+    router: Annotated[str, typer.Option(help="Which router: guarded_knn, kmeans, …")] = "guarded_knn",
     setting: Annotated[
         list[str] | None,
         typer.Option("--set", help="Setting of the router, e.g. neighbours=20 (repeatable)."),
     ] = None,
-    encoder: Annotated[str, typer.Option(help="Which encoder reads the text.")] = "hashed_ngrams",
+    encoder: Annotated[str, typer.Option(help="Which encoder reads the text.")] = "blend",
     encoder_setting: Annotated[
         list[str] | None, typer.Option("--encoder-set", help="Setting of the encoder (repeatable).")
     ] = None,

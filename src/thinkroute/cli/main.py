@@ -9,7 +9,20 @@ from typing import Annotated
 import typer
 
 from thinkroute import __version__
-from thinkroute.cli import ask, collect, config, data, evaluate, explain, export, fit, fleet, serve, signals
+from thinkroute.cli import (
+    ask,
+    cascade,
+    collect,
+    config,
+    data,
+    evaluate,
+    explain,
+    export,
+    fit,
+    fleet,
+    serve,
+    signals,
+)
 from thinkroute.cli.console import print_error
 from thinkroute.errors import ThinkrouteError
 
@@ -53,6 +66,7 @@ for command in (serve, ask, explain, collect, fit, evaluate, export, data, signa
     command.register(app)
 app.add_typer(config.app, name="config")
 app.add_typer(fleet.app, name="fleet")
+app.add_typer(cascade.app, name="cascade")
 
 
 def main() -> None:

@@ -30,7 +30,7 @@ def misroutes(
         float, typer.Option(min=0.01, max=0.99, help="Share of ordinary prompts the strong arm answers.")
     ] = 0.5,
     seed: Annotated[int, typer.Option(help="Of the split and of the prefixes.")] = 0,
-    encoder: Annotated[str, typer.Option(help="Which encoder reads the text.")] = "hashed_ngrams",
+    encoder: Annotated[str, typer.Option(help="Which encoder reads the text.")] = "blend",
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write NAME.md and NAME.json.")
     ] = None,

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from thinkroute.routers.base import Router
 
 ConfigOption = Annotated[
     Path | None,
@@ -30,6 +33,13 @@ UpstreamKeyOption = Annotated[
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command("serve")(serve)
+
+
+def prior_note(router: Router) -> str:
+    """What a user must know of a router that has seen no outcomes; empty for a fitted one."""
+    if router.arms:
+        return ""
+    return " (a prior: it has seen no answer of these arms; collect some, and `thinkroute fit` replaces it)"
 
 
 def serve(
@@ -60,6 +70,8 @@ def serve(
         arms = ", ".join(arm.id for arm in runtime.resolved.arms)
         console.print(f"[bold]thinkroute[/bold] is ready at [bold]{url}/v1[/bold]  (Ctrl-C stops it)")
         console.print(f"arms: {arms}", highlight=False, markup=False)
-        console.print(f"router: {runtime.router.version}", highlight=False, markup=False)
+        console.print(
+            f"router: {runtime.router.version}{prior_note(runtime.router)}", highlight=False, markup=False
+        )
 
     run(runtime, log_level=log_level, on_ready=announce)

@@ -11,7 +11,9 @@ from thinkroute.cli.data import DataOption, JsonOption
 from thinkroute.errors import ConfigError
 
 if TYPE_CHECKING:
-    from thinkroute.signals.semantic import Reading
+    from rich.table import Table
+
+    from thinkroute.signals.semantic import Reading, SignalsCard
     from thinkroute.signals.thinking import Expectation
 
 ModelOption = Annotated[
@@ -21,6 +23,8 @@ ModelOption = Annotated[
     ),
 ]
 _EFFORTS = ("off", "low", "high")
+_TRAIN = "thinkroute signals train --report docs/results/signals"
+BIGMATH_OWN = "bigmath_own"
 
 
 def register(app: typer.Typer) -> None:
@@ -120,7 +124,7 @@ def distil(
             origin,
             corpus.sources(labelled),
         )
-    table.write_table(raw, card, output or _package_folder())
+    table.write_table(raw, card, output or _package_folder("signals"))
     for name, found in card.held_out.items():
         out().print(f"{name}: {found}", highlight=False)
 
@@ -129,35 +133,60 @@ def train(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder; default: into the package.")
     ] = None,
-    plot: Annotated[
-        Path | None, typer.Option(help="Draw the reliability diagrams to this .svg or .png.")
+    report: Annotated[
+        Path | None,
+        typer.Option(help="Write everything measured to this .json, reliability diagrams to .svg beside it."),
     ] = None,
     data: DataOption = None,
 ) -> None:
-    """Fit the domain and difficulty heads on the public sets whose licence allows shipping, and measure them."""
+    """Make what is shipped for real text: domain and difficulty heads, and the prior for arms nobody has measured.
+
+    Learns from the public sets whose licence allows shipping alone, and measures on texts left out and on other sets.
+    """
+    import msgspec
     from rich.status import Status
-    from rich.table import Table
 
     from thinkroute.cli.console import err, out
     from thinkroute.evaluation.datasets.labelled import labelled_texts
-    from thinkroute.evaluation.signals import heads
+    from thinkroute.evaluation.signals import heads, prior
     from thinkroute.evaluation.signals.plots import plot_heads
+    from thinkroute.evaluation.signals.report import write_report
+    from thinkroute.signals.semantic import SemanticSignals
     from thinkroute.signals.static_table import shipped_table
 
-    root = _root(data)
-    with Status("fitting the signal heads", console=err()):
-        trained = heads.train(labelled_texts(root), shipped_table(), root, "thinkroute signals train")
-    heads.write_heads(trained, output or _package_folder())
-    if plot is not None:
-        plot_heads(trained.reports, plot)
+    root, table = _root(data), shipped_table()
+    with Status("fitting the signal heads", console=err()) as status:
+        trained = heads.train(labelled_texts(root), table, root, _TRAIN)
+        status.update("fitting the prior for arms nobody has measured")
+        law = prior.train_prior(trained, root, _TRAIN)
+        signals = SemanticSignals(heads.Heads(trained.arrays, table), trained.card)
+        law = msgspec.structs.replace(law, measured=prior.measure_prior(law, signals, root))
+        status.update("fitting a difficulty head on Big-Math alone, to measure")
+        reports = dict(trained.reports)
+        if report is not None:
+            reports[BIGMATH_OWN] = heads.difficulty_elsewhere(table, root)
+    heads.write_heads(trained, output or _package_folder("signals"))
+    prior.write_law(law, output or _package_folder("routers.realtext"))
+    if report is not None:
+        write_report(trained.card, reports, law, report.with_suffix(".json"))
+        plot_heads(reports, report.with_suffix(".svg"))
+    out().print(_heads_table(trained.card))
+    lines = {**trained.card.measured, **law.measured}
+    if own := reports.get(BIGMATH_OWN):
+        lines |= {f"{BIGMATH_OWN}_spearman": own.spearman, f"{BIGMATH_OWN}_auroc": own.auroc}
+    for name, value in lines.items():
+        out().print(f"{name}: {value:.4f}", highlight=False)
+
+
+def _heads_table(card: SignalsCard) -> Table:
+    from rich.table import Table
+
     grid = Table("head", "texts", "AUROC", "ECE", "answered", "right when yes", "right when no")
-    for head in trained.card.heads:
+    for head in card.heads:
         shares = (head.answered, head.right_when_yes, head.right_when_no)
         cells = ("–" if share is None else f"{share:.3f}" for share in shares)
         grid.add_row(head.label, str(head.texts), f"{head.auroc:.3f}", f"{head.ece:.3f}", *cells)
-    out().print(grid)
-    for name, value in trained.card.measured.items():
-        out().print(f"{name}: {value:.4f}", highlight=False)
+    return grid
 
 
 def _root(data: Path | None) -> Path:
@@ -169,10 +198,10 @@ def _root(data: Path | None) -> Path:
     return root
 
 
-def _package_folder() -> Path:
+def _package_folder(package: str) -> Path:
     from importlib.resources import files
 
-    return Path(str(files("thinkroute.signals"))) / "shipped"
+    return Path(str(files(f"thinkroute.{package}"))) / "shipped"
 
 
 def _expected(reading: Reading) -> dict[str, Expectation]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from thinkroute.catalog import Model, family_named, family_of
 from thinkroute.config.schema import ArmSection, Config, ModelSection
 from thinkroute.errors import ConfigError
-from thinkroute.types import Arm, Effort, Price, arm_by_id, relay_names
+from thinkroute.types import Arm, Effort, Price, arm_by_id, relay_names, stage_names
 
 AUTO = "auto"
 _MODEL_NAME_BANS = ("@", "(", ")")
@@ -70,7 +70,7 @@ def resolve(config: Config, fleet: Sequence[Model] = (), fleet_arms: Sequence[Ar
     virtual = {AUTO: VirtualModel(AUTO, arms, config.policy.value_usd)}
     for name, section in config.virtual_models.items():
         chosen = tuple(
-            arm_by_id(arms, arm_id) or _parse_arm(arm_id, models, f"virtual_models.{name}.arms")
+            arm_by_id(arms, arm_id.strip()) or _parse_arm(arm_id, models, f"virtual_models.{name}.arms")
             for arm_id in section.arms
         )
         virtual[name] = VirtualModel(name, chosen, section.value_usd or config.policy.value_usd)
@@ -160,7 +160,7 @@ def _arms(
     declared: dict[str, float] = {}
     arms: dict[str, Arm] = {}
     for position, entry in enumerate(config.arms):
-        text = entry if isinstance(entry, str) else f"{entry.model}@{entry.effort}"
+        text = entry if isinstance(entry, str) else _arm_text(entry)
         arm = _parse_arm(text, models, f"arms[{position}]")
         arms[arm.id] = arm
         if isinstance(entry, ArmSection) and entry.quality is not None:
@@ -192,7 +192,22 @@ def _parse_relay(student: str, teacher: str, effort: str, models: Mapping[str, M
     return Arm("relay", (student, teacher), members[0].effort)
 
 
+def _arm_text(entry: ArmSection) -> str:
+    return entry.model if stage_names(entry.model) else f"{entry.model}@{entry.effort}"
+
+
+def _parse_cascade(text: str, models: Mapping[str, Model], where: str) -> Arm:
+    stages = tuple(_parse_arm(name, models, where) for name in stage_names(text))
+    if len(stages) < 2 or len({stage.id for stage in stages}) != len(stages):
+        raise ConfigError(f"{where}: {text!r} needs at least two different stages", param=where)
+    if any(stage.stages for stage in stages):
+        raise ConfigError(f"{where}: a cascade cannot be a stage of {text!r}", param=where)
+    return Arm.cascade(stages)
+
+
 def _parse_arm(text: str, models: Mapping[str, Model], where: str) -> Arm:
+    if stage_names(text):
+        return _parse_cascade(text, models, where)
     if (names := relay_names(text)) is not None:
         return _parse_relay(*names, models, where)
     name, _, effort_text = text.partition("@")

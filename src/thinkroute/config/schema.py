@@ -95,7 +95,8 @@ class ArmSection(Section):
     """One way of answering, written out."""
 
     model: str = Field(
-        description="A name under `models` (or `student`, `teacher` of the fleet), or `relay(student -> teacher)`."
+        description="A name under `models` (or `student`, `teacher` of the fleet), `relay(student -> teacher)`, or "
+        "`cascade(small@off -> large@high)`, whose stages have their own efforts."
     )
     effort: str = Field(default="default", description="off, on, low, medium, high, …, or budget=<tokens>.")
     quality: Annotated[float, Field(ge=0, le=1)] | None = Field(
@@ -173,6 +174,15 @@ class RelaySection(Section):
     )
 
 
+class CascadeSection(Section):
+    """What cascade arms decide by."""
+
+    path: str | None = Field(
+        default=None,
+        description="Folder written by `thinkroute cascade fit`; default: the one shipped for the fleet.",
+    )
+
+
 class StoreSection(Section):
     """Where decisions are kept."""
 
@@ -231,4 +241,5 @@ class Config(Section):
     policy: PolicySection = PolicySection()
     router: RouterSection = RouterSection()
     relay: RelaySection = RelaySection()
+    cascade: CascadeSection = CascadeSection()
     store: StoreSection = StoreSection()

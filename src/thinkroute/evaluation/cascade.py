@@ -26,8 +26,8 @@ class Replayed:
 
     ran_QS: BoolArray
     """Which stages ran."""
-    last_Q: IntArray
-    """The stage whose answer was accepted: the last one that ran."""
+    accepted_Q: IntArray
+    """The stage whose answer was accepted."""
     quality_Q: FloatArray
     belief_Q: FloatArray
     """Probability the verifier gave the accepted answer."""
@@ -42,12 +42,16 @@ class Replay:
 
     def __init__(self, cascade: FittedCascade, answers: Answers) -> None:
         self.cascade = cascade
-        self.answers = answers.of(cascade.stages)
+        samples = dict(zip(cascade.stages, cascade.samples_S, strict=True))
+        self.answers = answers.of(cascade.stages).sampling(samples)
         table = self.answers.table
         read = cascade.read(table.queries())
         self.situations: list[Situation] = [cascade.situation(NOBODY, read)]
         for stage in range(len(cascade.stages)):
             self.situations.append(cascade.situation(stage + 1, read, self.answers.feature_QAF[:, stage]))
+
+        self.belief_QS = np.stack([situation.quality_R for situation in self.situations[1:]], axis=1)
+        """Belief in every stage's answer, once it is there."""
 
     def at(self, value_usd: float, price_M: FloatArray | None = None) -> Replayed:
         """What it would have done for answers worth this much."""
@@ -56,14 +60,14 @@ class Replay:
         queries, stages = self.answers.table.quality_QA.shape
         ran_QS = np.zeros((queries, stages), dtype=np.bool_)
         last_Q = np.full(queries, STOP, dtype=np.intp)
-        belief_Q = np.zeros(queries)
         for owner, situation in enumerate(self.situations):
             here_Q = np.ones(queries, dtype=np.bool_) if owner == NOBODY else last_Q == owner - 1
-            if owner != NOBODY:
-                belief_Q = np.where(here_Q, situation.quality_R, belief_Q)
             next_Q = plan.next_stage(situation)
             goes_Q = here_Q & (next_Q != STOP)
             ran_QS[goes_Q, next_Q[goes_Q]] = True
             last_Q = np.where(goes_Q, next_Q, last_Q)
-        quality_Q = self.answers.table.quality_QA[np.arange(queries), last_Q]
-        return Replayed(ran_QS, last_Q, quality_Q, belief_Q)
+        # As in serving: the answer that is believed most of those in hand.
+        best_Q = np.where(ran_QS, self.belief_QS, -1.0).argmax(axis=1)
+        rows: IntArray = np.arange(queries, dtype=np.intp)
+        quality_Q = self.answers.table.quality_QA[rows, best_Q]
+        return Replayed(ran_QS, best_Q, quality_Q, self.belief_QS[rows, best_Q])

@@ -50,6 +50,8 @@ class Answered:
     latency_s: float | None
     error: str | None = None
     """Code of a failure, for callers that know what the failed call cost; otherwise raise it."""
+    features: Mapping[str, float] | None = None
+    """What the answer said of itself (`thinkroute.routers.cascade`); None where it was not asked to."""
 
 
 AnswerOne: TypeAlias = Callable[[Question, Arm], Awaitable[Answered]]
@@ -86,6 +88,10 @@ class Collected:
     """Cells the spend cap left out."""
     errors: Mapping[str, int] = field(default_factory=dict[str, int])
     """Error code → failed cells, commonest first."""
+    features: Mapping[tuple[str, str], Mapping[str, float]] = field(
+        default_factory=dict[tuple[str, str], Mapping[str, float]]
+    )
+    """By query and arm: what answers said of themselves, where they were asked to."""
 
 
 class _Header(msgspec.Struct, frozen=True, tag="journal"):
@@ -106,6 +112,7 @@ class _Cell(msgspec.Struct, frozen=True, tag="cell", omit_defaults=True):
     finish_reason: str | None = None
     answer: str | None = None
     error: str | None = None
+    features: dict[str, float] | None = None
 
     @property
     def spent_usd(self) -> float:
@@ -265,6 +272,7 @@ class _Run:
             latency_s=answered.latency_s,
             finish_reason=answered.finish_reason,
             answer=answered.text,
+            features=None if answered.features is None else _known(answered.features),
         )
 
     def _graded(self, question: Question, answer: str) -> float:
@@ -297,13 +305,21 @@ class _Run:
         table = table_from_outcomes(
             queries, map(_outcome, cells), {"source": "collect", "cost_basis": "measured"}
         )
+        table = table.select_arms(sorted(table.arms, key=order.__getitem__))
         return Collected(
-            table=table.select_arms(sorted(table.arms, key=order.__getitem__)),
+            table=table,
+            features={
+                (cell.query_id, cell.arm_id): cell.features for cell in cells if cell.features is not None
+            },
             spent_usd=self._spent,
             failed=sum(cell.error is not None for cell in cells),
             unasked=len(wanted) - len(cells),
             errors=dict(Counter(cell.error for cell in cells if cell.error is not None).most_common()),
         )
+
+
+def _known(features: Mapping[str, float]) -> dict[str, float]:
+    return {name: value for name, value in features.items() if value == value}  # noqa: PLR0124 - NaN is unknown
 
 
 def _first_of_each_arm(todo: Sequence[tuple[Question, Arm]]) -> Iterator[tuple[Question, Arm]]:

@@ -44,8 +44,11 @@ COLUMNS: Final = (
 CellT = TypeVar("CellT", np.float64, np.str_)
 
 
-def write_outcomes(table: OutcomeTable, path: Path) -> None:
-    """Write a table. Cells with nothing measured get no row; queries without any cell keep one row of nulls."""
+def write_outcomes(table: OutcomeTable, path: Path, extra: Mapping[str, FloatArray] | None = None) -> None:
+    """Write a table. Cells with nothing measured get no row; queries without any cell keep one row of nulls.
+
+    `extra` holds further columns by name, shape (Q, A), NaN for null.
+    """
     rows, arms = _cells_to_write(table)
     columns: dict[str, Strings | Numbers] = {
         "query_id": [table.query_ids[row] for row in rows],
@@ -59,6 +62,7 @@ def write_outcomes(table: OutcomeTable, path: Path) -> None:
     columns["finish_reason"] = [str(finish_QA[r, a]) or None for r, a in zip(rows, arms, strict=True)]
     for name, matrix_QA in {**table.measured, "propensity": table.propensity_QA}.items():
         columns[name] = np.full(len(rows), np.nan) if matrix_QA is None else matrix_QA[rows, arms]
+    columns |= {name: matrix_QA[rows, arms] for name, matrix_QA in (extra or {}).items()}
     for name in COLUMNS:
         columns.setdefault(name, np.full(len(rows), np.nan))
     metadata = {
@@ -67,7 +71,7 @@ def write_outcomes(table: OutcomeTable, path: Path) -> None:
         _ARMS_KEY: json.dumps(list(table.arms), ensure_ascii=False),
         _INFO_KEY: msgspec.json.encode(dict(table.arm_info)).decode(),
     }
-    write_columns(path, columns, metadata, COLUMNS)
+    write_columns(path, columns, metadata, (*COLUMNS, *(extra or {})))
 
 
 def read_outcomes(path: Path | str) -> OutcomeTable:

@@ -1,6 +1,7 @@
 """Truncation audit: which prompts an encoder does not read to the end, and whether reading them would decide otherwise.
 
-An encoder says what it reads in its settings `head_bytes` and `tail_bytes`. A text longer than both together is cut.
+An encoder says what it reads in its settings `head_bytes` and `tail_bytes`; one made of parts, in those of each part (`part/head_bytes`).
+A text longer than both together is cut.
 The counterfactual restores the same fitted router around the same encoder with a limit no text reaches; what the router
 learned stays as it is.
 """
@@ -19,6 +20,7 @@ from thinkroute.routers.registry import ROUTERS, router_kind
 from thinkroute.signals.base import EncoderState
 
 _EVERYTHING: Final = 1 << 40
+_HEAD: Final = "head_bytes"
 
 
 @dataclass(frozen=True)
@@ -36,10 +38,13 @@ def reading_of(encoder: EncoderState | None) -> Reading | None:
     """What an encoder reads; None when it does not say."""
     if encoder is None:
         return None
-    head, tail = encoder.parameters.get("head_bytes"), encoder.parameters.get("tail_bytes")
-    if not isinstance(head, int) or not isinstance(tail, int):
-        return None
-    return Reading(head + tail)
+    limits: list[int] = []
+    for name in _heads(encoder):
+        head = encoder.parameters[name]
+        tail = encoder.parameters.get(name.removesuffix(_HEAD) + "tail_bytes")
+        if isinstance(head, int) and isinstance(tail, int):
+            limits.append(head + tail)
+    return Reading(min(limits)) if limits else None
 
 
 def cut_mask(router: TableRouter, texts: tuple[str, ...]) -> tuple[Reading, NDArray[np.bool_]] | None:
@@ -66,6 +71,9 @@ def _unlimited(state: RouterState) -> RouterState:
     encoder = state.encoder
     if encoder is None:
         return state
-    return replace(
-        state, encoder=replace(encoder, parameters={**encoder.parameters, "head_bytes": _EVERYTHING})
-    )
+    patient = dict.fromkeys(_heads(encoder), _EVERYTHING)
+    return replace(state, encoder=replace(encoder, parameters={**encoder.parameters, **patient}))
+
+
+def _heads(encoder: EncoderState) -> list[str]:
+    return [name for name in encoder.parameters if name.rpartition("/")[2] == _HEAD]

@@ -16,6 +16,8 @@ from thinkroute.fleet.tasks import FAMILIES, LEVELS
 
 _EQUAL = 0.02
 """Two accuracies this close count as equal."""
+_SINGLE_QUESTIONS = 0.002
+"""A budget that cuts hardly anything and none at all differ by single questions of 2,000, either way."""
 _NOISE = 0.05
 """Two standard errors of the difference of two accuracies near chance, 400 questions each."""
 
@@ -106,4 +108,5 @@ def _obedience(report: Report, name: str) -> Iterator[Gate]:
 
 def _budgets(report: Report, name: str) -> Gate:
     curve = [report.accuracy(name, effort) for effort in EFFORTS]
-    return at_most(f"{name}, largest fall as the budget grows", -min(b - a for a, b in pairwise(curve)), 0.0)
+    fall = -min(b - a for a, b in pairwise(curve))
+    return at_most(f"{name}, largest fall as the budget grows", fall, _SINGLE_QUESTIONS)

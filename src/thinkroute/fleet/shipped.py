@@ -76,6 +76,11 @@ def router_directory() -> Path:
     return Path(str(files("thinkroute.fleet"))) / "router"
 
 
+def cascade_directory() -> Path:
+    """The folder of the cascade fitted on the members' own answers."""
+    return Path(str(files("thinkroute.fleet"))) / "cascade"
+
+
 def models() -> tuple[Model, ...]:
     """The members as the gateway serves them."""
     hybrid, thinking = family_named("thinkroute-fleet"), family_named("thinkroute-fleet-thinking")

@@ -10,12 +10,13 @@ from typing import Any
 
 from thinkroute.catalog import Model
 from thinkroute.config import Config, Resolved, load_config, resolve
+from thinkroute.config.resolve import automatic_arms
 from thinkroute.errors import ConfigError
 from thinkroute.gateway.relaying import check_relays
 from thinkroute.gateway.runtime import Runtime, ScopeCheck
 from thinkroute.programs.protocol import Engine
 from thinkroute.routers.base import Router
-from thinkroute.routers.prior import PriorRouter
+from thinkroute.routers.cascade import CascadeRules
 from thinkroute.store import Store
 
 MAX_DISCOVERED_MODELS = 8
@@ -104,9 +105,10 @@ def assemble(config: Config, store: Store | None = None, router: Router | None =
     return Runtime(
         resolved=resolved,
         engines=_engines(resolved.models, check_scope),
-        router=_router(resolved) if router is None else router,
+        router=router_of(resolved) if router is None else router,
         store=open_store(config) if store is None else store,
         check_scope=check_scope,
+        cascades=_cascades(resolved),
     )
 
 
@@ -137,7 +139,13 @@ def _engines(models: Mapping[str, Model], check_scope: ScopeCheck | None) -> dic
     return engines
 
 
-def _router(resolved: Resolved) -> Router:
+def router_of(resolved: Resolved) -> Router:
+    """The router of a configuration: the fitted one it names, the fleet's own, or the shipped prior.
+
+    Raises:
+        ConfigError: the named folder holds none.
+        DataError: what it holds is damaged.
+    """
     path = resolved.config.router.path
     if path is not None:
         from thinkroute.routers import load_router
@@ -148,7 +156,41 @@ def _router(resolved: Resolved) -> Router:
         from thinkroute.routers import load_router
 
         return load_router(shipped.router_directory())
-    return PriorRouter([arm.id for arm in resolved.arms], resolved.declared_quality)
+    return _prior(resolved)
+
+
+def _prior(resolved: Resolved) -> Router:
+    """The shipped prior for real text, told what is known of every arm that can be asked for."""
+    from thinkroute.routers.realtext import ArmFacts, RealTextPrior
+
+    arms = {arm.id: arm for model in resolved.models.values() for arm in automatic_arms(model, ())}
+    listed = (resolved.arms, *(virtual.arms for virtual in resolved.virtual_models.values()))
+    arms |= {arm.id: arm for several in listed for arm in several}
+    facts: dict[str, ArmFacts] = {}
+    for arm in arms.values():
+        model = resolved.models[arm.models[-1]]
+        facts[arm.id] = ArmFacts(
+            effort=arm.effort,
+            name=model.upstream_name,
+            output_usd_per_mtok=None if model.price is None else model.price.output_usd_per_mtok,
+            quality=resolved.declared_quality.get(arm.id),
+        )
+    return RealTextPrior(facts)
+
+
+def _cascades(resolved: Resolved) -> CascadeRules | None:
+    """What the cascade arms decide by; every one of them must have been fitted."""
+    arms = {arm.id: arm for name in resolved.virtual_models.values() for arm in name.arms if arm.stages}
+    if not arms:
+        return None
+    from thinkroute.fleet import shipped
+    from thinkroute.routers.cascade import load_cascade
+
+    path = resolved.config.cascade.path
+    rules = CascadeRules(load_cascade(Path(path).expanduser() if path else shipped.cascade_directory()))
+    for arm in arms.values():
+        rules.check(arm)
+    return rules
 
 
 def open_store(config: Config) -> Store:

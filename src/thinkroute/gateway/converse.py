@@ -7,13 +7,16 @@ import time
 from collections.abc import Callable
 from contextlib import aclosing
 
-from thinkroute.errors import OutOfScope, ThinkrouteError
+from thinkroute.errors import ConfigError, OutOfScope, ThinkrouteError
 from thinkroute.gateway.exchange import Exchange
 from thinkroute.gateway.relaying import relay_program
 from thinkroute.gateway.routing import answer_floor_tokens
 from thinkroute.gateway.runtime import Runtime
 from thinkroute.programs import build
+from thinkroute.programs.cascade import CascadeLog, cascade
 from thinkroute.programs.driver import Delta, Prompt, Run
+from thinkroute.programs.effects import Program
+from thinkroute.types import Arm
 from thinkroute.wire.json_body import check_depth
 from thinkroute.wire.openai_chat.inbound import ChatRequest, parse_request
 
@@ -32,11 +35,9 @@ def prepare(runtime: Runtime, exchange: Exchange, body: bytes) -> Run:
     runtime.metrics.decided(time.perf_counter() - decide_from)
     arm = route.decision.arm
     exchange.ignored_fields = runtime.ignored_fields(arm, request.options)
-    if arm.program == "relay":
-        program = relay_program(runtime, exchange)
-    else:
-        floor = answer_floor_tokens(runtime.model(arm))
-        program = build(route.runs_as, runtime.thinking_format(arm), route.max_tokens, floor)
+    program = (
+        relay_program(runtime, exchange) if arm.program == "relay" else _program(runtime, exchange, request)
+    )
     prompt = Prompt(request.messages, request.options, request.stream)
     exchange.run = Run(program, prompt, runtime.engines, runtime.dispatcher.model_prices)
     return exchange.run
@@ -75,6 +76,23 @@ async def converse(
     finally:
         runtime.conclude(exchange)
     return exchange
+
+
+def _program(runtime: Runtime, exchange: Exchange, request: ChatRequest) -> Program:
+    """The program of the chosen arm, under its cap."""
+    route = exchange.known_route
+
+    def single(arm: Arm, max_tokens: int | None) -> Program:
+        floor = answer_floor_tokens(runtime.model(arm))
+        return build(arm, runtime.thinking_format(arm), max_tokens, floor)
+
+    if not route.runs_as.stages:
+        return single(route.runs_as, route.max_tokens)
+    if runtime.cascades is None:
+        raise ConfigError(f"no cascade is loaded for arm {route.runs_as.id!r}; set cascade.path")
+    rule = runtime.cascades.bind(route.runs_as, request.query, route.decision.prices)
+    log = exchange.cascade = CascadeLog()
+    return cascade(route.runs_as, rule, single, route.max_tokens, log, live=request.stream)
 
 
 def _scope_problem(runtime: Runtime, request: ChatRequest) -> OutOfScope | None:

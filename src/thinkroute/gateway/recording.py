@@ -9,7 +9,8 @@ import msgspec
 
 from thinkroute.gateway.exchange import Exchange
 from thinkroute.gateway.relaying import relay_record
-from thinkroute.store.record import DecisionRecord, LegRecord, ScoreRecord
+from thinkroute.programs.cascade import StageReport
+from thinkroute.store.record import DecisionRecord, LegRecord, ScoreRecord, StageRecord
 from thinkroute.types import ArmScore, LedgerEntry
 
 _MOST_NAMES = 50
@@ -48,6 +49,11 @@ def to_record(exchange: Exchange, *, log_content: bool) -> DecisionRecord:
             "mu_latency_usd_per_s": decision.prices.mu_latency_usd_per_s,
             "scores": tuple(_score(score) for score in decision.scores),
             "enforced_max_tokens": route.max_tokens,
+        }
+    if exchange.cascade is not None:
+        known |= {
+            "stages": tuple(_stage(stage) for stage in exchange.cascade.stages),
+            "first_stage_usd": dict(exchange.cascade.before),
         }
     return DecisionRecord(
         decision_id=exchange.decision_id,
@@ -116,6 +122,20 @@ def _score(score: ArmScore) -> ScoreRecord:
         latency_s=score.latency_s,
         reasoning_tokens=score.reasoning_tokens,
         answer_tokens=score.answer_tokens,
+    )
+
+
+def _stage(stage: StageReport) -> StageRecord:
+    return StageRecord(
+        arm_id=stage.stage,
+        outcome=stage.outcome,
+        quality=stage.quality,
+        features=dict(stage.features),
+        stop_usd=stage.stop_usd,
+        ways_usd=dict(stage.ways_usd),
+        generated_tokens=stage.generated_tokens,
+        cost_usd=stage.cost_usd,
+        error=stage.error,
     )
 
 

@@ -34,7 +34,18 @@ from thinkroute.policy.choose import OVER_REQUEST_BUDGET, OVER_SPEND_BUDGET, PRI
 from thinkroute.programs import ANSWER_FLOOR_TOKENS
 from thinkroute.programs.budgeted import thinking_allowance
 from thinkroute.routers.base import Router
-from thinkroute.types import Arm, ComputePrices, Decision, Effort, Price, Query, relay_names
+from thinkroute.routers.cascade import CascadeRules
+from thinkroute.types import (
+    Arm,
+    ComputePrices,
+    Decision,
+    Effort,
+    Prediction,
+    Price,
+    Query,
+    relay_names,
+    stage_names,
+)
 from thinkroute.wire.openai_chat.inbound import ChatRequest
 
 MISSING_CAPABILITY = "missing_capability"
@@ -52,6 +63,10 @@ _PRICE_CHANGING_OPTIONS = ("service_tier", "web_search_options", "models", "best
 CAPPED_BY_BUDGET = "capped_by_budget"
 THINKING_CAPPED = "thinking_capped"
 THINKING_DROPPED = "thinking_dropped"
+SOFT_SWITCH = "soft_switch"
+"""A switch in the messages narrowed the arms down."""
+SOFT_SWITCH_CONTRADICTS = "soft_switch_contradicts"
+"""A switch in the messages asks the model not to think, while a field of the request asks for thinking."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +98,10 @@ class Route:
 class Dispatcher:
     """Chooses arms for requests. Holds the random stream of exploration and nothing else that changes."""
 
-    def __init__(self, resolved: Resolved, router: Router, budget: SpendBudget) -> None:
+    def __init__(
+        self, resolved: Resolved, router: Router, budget: SpendBudget, cascades: CascadeRules | None = None
+    ) -> None:
+        self._cascades = cascades
         self._resolved = resolved
         self._router = router
         self._budget = budget
@@ -114,12 +132,12 @@ class Dispatcher:
         self._check_options(request.options)
         candidates = self.candidates(request)
         caps, ruled_out = self._limits(candidates.arms, request.query, out_of_scope)
-        arm_ids = [arm.id for arm in candidates.arms]
         policy = self._resolved.config.policy
+        prices = ComputePrices(candidates.value_usd, self._budget.mu_spend, policy.latency_usd_per_s)
         decision = choose(
             candidates.arms,
-            self._router.predict(request.query, arm_ids),
-            ComputePrices(candidates.value_usd, self._budget.mu_spend, policy.latency_usd_per_s),
+            self._predictions(candidates.arms, request.query, prices),
+            prices,
             self._prices,
             Constraints(ruled_out),
             Exploration(policy.explore, self._draws.random() if policy.explore else 1.0),
@@ -128,11 +146,27 @@ class Dispatcher:
         if decision is None:
             raise self._refusal(candidates.arms, ruled_out, request, out_of_scope)
         cap, worst_usd = caps[decision.arm.id]
-        runs_as = under_cap(decision.arm, self._resolved.models[decision.arm.models[0]], cap)
+        runs_as = self._under_cap(decision.arm, cap)
         notes = (*candidates.notes, *self._cut_notes(decision.arm, runs_as, request.max_tokens, cap))
         reserved = self._budget.reserve(worst_usd) if worst_usd else 0.0
         codes = ("pinned", *decision.reason_codes) if candidates.pinned else decision.reason_codes
         return Route(replace(decision, reason_codes=codes), runs_as, cap, reserved, notes)
+
+    def _predictions(
+        self, arms: Sequence[Arm], query: Query, prices: ComputePrices
+    ) -> Mapping[str, Prediction]:
+        """The router's; for a cascade it has no outcomes of, what the cascade expects of itself."""
+        own = [arm for arm in arms if arm.stages and arm.id not in self._router.arms]
+        others = [arm.id for arm in arms if arm not in own]
+        predictions = dict(self._router.predict(query, others))
+        if own and self._cascades is not None:
+            predictions |= {arm.id: self._cascades.bind(arm, query, prices).prediction() for arm in own}
+        return predictions
+
+    def _under_cap(self, arm: Arm, cap: int | None) -> Arm:
+        if arm.stages:
+            return Arm.cascade([self._under_cap(stage, cap) for stage in arm.stages])
+        return under_cap(arm, self._resolved.models[arm.models[0]], cap)
 
     def _check_options(self, options: Mapping[str, object]) -> None:
         if not self._resolved.config.policy.budgets.in_dollars:
@@ -164,8 +198,30 @@ class Dispatcher:
         """
         if relay_names(request.model) is not None:
             return self._relay(request)
+        if stages := stage_names(request.model):
+            return self._cascade(" -> ".join(stages))
         name, suffix = self._split(request.model)
         effort = _agree(suffix, request.effort)
+        candidates = self._asked(name, effort, exact=suffix is not None)
+        if effort is None:
+            return self._switched(candidates, request.soft_effort)
+        if _contradicts(effort, request.soft_effort):
+            return _noted(candidates, SOFT_SWITCH_CONTRADICTS)
+        return candidates
+
+    def _switched(self, candidates: Candidates, soft: Effort | None) -> Candidates:
+        """The arms that do what a soft switch asks, when a model among them obeys it; else all."""
+        knows = any(self._resolved.models[arm.models[0]].family.soft_switches for arm in candidates.arms)
+        if soft is None or not knows:
+            return candidates
+        arms = tuple(
+            arm
+            for arm in candidates.arms
+            if (_is_asked_to_think(arm) if soft.thinks else not arm.effort.thinks)
+        )
+        return _noted(replace(candidates, arms=arms), SOFT_SWITCH) if arms else candidates
+
+    def _asked(self, name: str, effort: Effort | None, *, exact: bool) -> Candidates:
         virtual = self._resolved.virtual_models.get(name)
         if virtual is not None:
             if effort is not None and effort.budget_tokens is not None:
@@ -176,7 +232,7 @@ class Dispatcher:
         model = self._resolved.models[name]
         value_usd = self._resolved.config.policy.value_usd
         if effort is not None:
-            arm = arm_for(model, effort) or self._nearest(model, effort, exact=suffix is not None)
+            arm = arm_for(model, effort) or self._nearest(model, effort, exact=exact)
             notes = () if arm.effort == effort else ("effort_nearest",)
             return Candidates((arm,), value_usd, notes, pinned=True)
         own = tuple(arm for arm in self._resolved.arms if arm.models == (name,))
@@ -195,6 +251,20 @@ class Dispatcher:
                 param="model",
             )
         _agree(arm.effort if effort else None, request.effort)
+        return Candidates((arm,), self._resolved.config.policy.value_usd, pinned=True)
+
+    def _cascade(self, listed: str) -> Candidates:
+        """A cascade asked for by name; it must be one of the configured arms."""
+        every = {
+            arm.id: arm for name in self._resolved.virtual_models.values() for arm in name.arms if arm.stages
+        }
+        arm = every.get(f"cascade({listed})")
+        if arm is None:
+            raise UnknownModel(
+                f"the cascade ({listed:.200}) is not among the arms; list it under `arms:`. "
+                f"There are: {', '.join(every) or 'none'}",
+                param="model",
+            )
         return Candidates((arm,), self._resolved.config.policy.value_usd, pinned=True)
 
     def _with_budget(
@@ -257,27 +327,34 @@ class Dispatcher:
         budgets = self._resolved.config.policy.budgets
         if not budgets.in_dollars:
             return query.max_tokens, 0.0
-        prices = [self._prices.get(name) for name in arm.models]
-        price = prices[0]
-        if price is None or None in prices:
+        stages = arm.stages or (arm,)
+        if any(name not in self._prices for name in arm.models):
             return PRICE_UNKNOWN
         if query.needs & _UNBOUNDED_PARTS:
             return UNBOUNDED_PROMPT
         limit_usd = min(budgets.usd_per_request or math.inf, left_usd if left_usd is not None else math.inf)
         code = OVER_SPEND_BUDGET if limit_usd == left_usd else OVER_REQUEST_BUDGET
-        # A second leg is billed the prompt and the thinking again as its prompt.
-        legs = 2 if arm.effort.thinks and can_be_cut(self._resolved.models[arm.models[0]]) else 1
-        prompt_tokens = query.prompt_tokens_most * legs + (legs - 1) * _STOP_TEXT_TOKENS_MOST
-        per_token = (price.output_usd_per_mtok + (legs - 1) * price.input_usd_per_mtok) / 1e6
-        prompt_usd = price.cost_usd(prompt_tokens, 0)
-        if arm.program == "relay":
-            prompt_usd, per_token = relay_bounds(arm, self._resolved, query.prompt_tokens_most)
-        room_usd = limit_usd - prompt_usd
+        # All stages of a cascade may run, and the cap covers them together: the dearest tokens bound it.
+        bounds = [self._bounds(stage, query) for stage in stages]
+        prompts_usd, per_token = sum(prompt for prompt, _ in bounds), max(token for _, token in bounds)
+        room_usd = limit_usd - prompts_usd
         wanted = min(query.max_tokens or budgets.tokens_per_request, budgets.tokens_per_request)
         cap = wanted if per_token == 0 else min(wanted, math.floor(room_usd / per_token))
         if room_usd < 0 or cap < min(MIN_AFFORDABLE_TOKENS, wanted):
             return code
-        return cap, prompt_usd + cap * per_token
+        return cap, prompts_usd + cap * per_token
+
+    def _bounds(self, arm: Arm, query: Query) -> tuple[float, float]:
+        """Dollars of the prompt, and of each generated token, at most."""
+        if arm.program == "relay":
+            return relay_bounds(arm, self._resolved, query.prompt_tokens_most)
+        price = self._prices[arm.models[0]]
+        # A second leg is billed the prompt and the thinking again as its prompt.
+        legs = 2 if arm.effort.thinks and can_be_cut(self._resolved.models[arm.models[0]]) else 1
+        prompt_tokens = query.prompt_tokens_most * legs + (legs - 1) * _STOP_TEXT_TOKENS_MOST
+        per_token = (price.output_usd_per_mtok + (legs - 1) * price.input_usd_per_mtok) / 1e6
+        drafts = 1 + (self._cascades.most_samples if self._cascades is not None else 0)
+        return price.cost_usd(prompt_tokens, 0) * drafts, per_token
 
     def _refusal(
         self,
@@ -331,6 +408,15 @@ def _agree(suffix: Effort | None, hint: Effort | None) -> Effort | None:
             param="model",
         )
     return suffix or hint
+
+
+def _contradicts(effort: Effort, soft: Effort | None) -> bool:
+    """Asked to think by a field and not to by a switch. The other way round the hard switch wins in every model."""
+    return soft is not None and effort.thinks and not soft.thinks
+
+
+def _noted(candidates: Candidates, note: str) -> Candidates:
+    return replace(candidates, notes=(*candidates.notes, note))
 
 
 def _is_asked_to_think(arm: Arm) -> bool:

@@ -24,6 +24,7 @@ from thinkroute.policy import POLICY_VERSION, SpendBudget
 from thinkroute.policy.budget import DAY_S
 from thinkroute.programs.protocol import Engine, ThinkingFormat
 from thinkroute.routers.base import Router
+from thinkroute.routers.cascade import CascadeRules
 from thinkroute.store import Store
 from thinkroute.types import Arm
 
@@ -51,6 +52,7 @@ class Runtime:
         store: Store,
         check_scope: ScopeCheck | None = None,
         clock: Callable[[], float] = time.time,
+        cascades: CascadeRules | None = None,
     ) -> None:
         self.resolved = resolved
         self.engines = engines
@@ -58,12 +60,14 @@ class Runtime:
         self.router = router
         self.store = store
         self.check_scope = check_scope
+        self.cascades = cascades
+        """What cascade arms decide by; None when there are none."""
         self.in_flight = 0
         budgets = resolved.config.policy.budgets
         midnight = clock() // DAY_S * DAY_S
         spent = store.spend_usd(midnight) if budgets.usd_per_day is not None else 0.0
         self.budget = SpendBudget(budgets.usd_per_day, clock, spent)
-        self.dispatcher = Dispatcher(resolved, router, self.budget)
+        self.dispatcher = Dispatcher(resolved, router, self.budget, cascades)
         self._listed_arms = {arm.id for name in resolved.virtual_models.values() for arm in name.arms}
         self.metrics = Metrics(__version__, POLICY_VERSION, router.version)
 

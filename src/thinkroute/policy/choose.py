@@ -21,6 +21,8 @@ OVER_REQUEST_BUDGET = "over_usd_per_request"
 OVER_SPEND_BUDGET = "over_spend_budget"
 PRICE_UNKNOWN = "price_unknown"
 LATENCY_UNKNOWN = "latency_unknown"
+PRIOR = "prior"
+"""The chosen arm's numbers are a declared prior: nobody has measured it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,8 @@ def choose(
         arm.id: exploration.share / len(allowed) + (1 - exploration.share) * (arm is best) for arm in allowed
     }
     chosen = _draw(allowed, best, exploration)
-    codes = (_code(chosen, best, allowed), *price_notes, *latency_notes)
+    basis_notes = (PRIOR,) if predictions[chosen.id].basis == "prior" else ()
+    codes = (_code(chosen, best, allowed), *basis_notes, *price_notes, *latency_notes)
     return Decision(
         arm=chosen,
         scores=tuple(

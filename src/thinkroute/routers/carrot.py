@@ -2,8 +2,8 @@
 
 CARROT (arXiv 2502.03261) estimates E[quality | query] and E[cost | query] per arm with separate regressions, kNN or RoBERTa,
 and picks max (1 − μ)·quality − μ·cost; it shows that this plug-in rule is minimax-optimal. The policy's utility,
-value·quality − cost, is the same rule with value = (1 − μ)/μ (tests/routers/test_carrot.py holds them against each
-other), so only the estimates live here: two kernel averages over nearest queries (`neighbours`), one with k, h and κ chosen
+value·quality − cost, is the same rule with value = (1 − μ)/μ (tests/routers/test_classical.py holds them
+against each other), so only the estimates live here: two kernel averages over nearest queries (`neighbours`), one with k, h and κ chosen
 on quality, one chosen on what answers consume (dollars, else generated tokens, else latency), which is
 smoother in the prompt's length and wants another neighbourhood.
 
@@ -121,7 +121,9 @@ class CarrotRouter(TableRouter):
         vector = self._encoder.encode(query.text)
         mean_MA, std_MA = self.statistics.mean_MA.copy(), np.empty_like(self.statistics.mean_MA)
         for own, sums, prior_weight, variance_MA in self._parts:
-            shift_C, variance_C = mean_and_variance(sums.of(sums.nearest(vector)), prior_weight, variance_MA.reshape(-1))
+            shift_C, variance_C = mean_and_variance(
+                sums.of(sums.nearest(vector)), prior_weight, variance_MA.reshape(-1)
+            )
             mean_MA[own] += shift_C.reshape(variance_MA.shape)
             std_MA[own] = np.sqrt(variance_C).reshape(variance_MA.shape)
         return mean_MA, std_MA * self._scale_M[:, None]

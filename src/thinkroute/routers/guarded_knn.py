@@ -5,20 +5,23 @@ queries (`neighbours`) and kernel regression on landmarks (`landmarks`). Both re
 training queries. Then the guard: with r the best single arm, Δ_a the average difference of arm a to r and δ_a(x) the
 predicted one, what is new about this query is e = δ_a(x) − Δ_a, and
 
-    quality_a = quality_r + Δ_a + g(|e| / (z·s_a(x))) · e,   g rising from 0 at 1 to 1 at 2,
+    quality_a = quality_r + Δ_a + g(|e| / (z·u·s_a)) · (1 − u + u·t) · e,   g rising from 0 at 1 to 1 at 2,
 
-with s_a the standard deviation of the paired difference: noise of y_a − y_r over the same queries, times how little the
-data say at x. So without evidence every arm differs from r by its average difference, and the policy does what it would do
-with averages alone, at every price: the best single arm at the price in force. z is the knob between the two promises: 0
-believes every prediction, larger leaves the best single arm more rarely.
+with u the probability that the query is of a kind never seen in training (`territory`), t the share of a predicted
+difference that turned out true for training queries whose whole kind had been left out, and s_a the standard deviation
+of the paired difference: noise of y_a − y_r over the same queries, times how little the data say at x. So among its like
+a query gets what the neighbours say; in unknown territory every arm differs from r by its average difference, and the
+policy does what it would do with averages alone, at every price: the best single arm at the price in force. z is the
+knob between the two promises: 0 believes every prediction, larger leaves the best single arm more rarely.
 
-Settings left open are chosen by squared error on queries left out, of which `unseen_share` counts queries whose
-whole task (or cluster, without labels) was left out, too: shrinkage is as strong as unknown territory needs.
+Settings left open are chosen by squared error on queries left out one by one. Kinds are task labels where the table
+has them, else a few large clusters; asking needs no label.
 
 Guarding kNN by paired evidence is the one variant that one team kept of some 1,500 configurations (routing notes of
 experientiallabs/experiential, pull request 256). Deviations: the guard shrinks predictions instead of overruling
 choices, so that it works at every price and for any policy; a firm threshold (Gao & Bruce 1997) instead of a
-hard one, so that predictions do not jump. Degenerate case: constant outcomes give that constant with deviation 0.
+hard one, so that predictions do not jump; evidence is asked for where a query is strange, as asking it everywhere costs
+most of the gain. Degenerate case: constant outcomes give that constant with deviation 0.
 """
 
 from __future__ import annotations
@@ -31,15 +34,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thinkroute.errors import ConfigError, DataError
-from thinkroute.routers import landmarks
+from thinkroute.routers import landmarks, territory
 from thinkroute.routers.base import ArmStatistics, RouterKind, RouterState, TableRouter
 from thinkroute.routers.best_single import best_single_arm
 from thinkroute.routers.clusters import unlike_folds
 from thinkroute.routers.honesty import honest_scales
 from thinkroute.routers.landmarks import Landmarks
-from thinkroute.routers.neighbours import KernelSums, KnnSettings, choose, left_out, tuning_rows
+from thinkroute.routers.neighbours import KernelSums, KnnSettings, choose, left_out
 from thinkroute.routers.settings import read_settings
 from thinkroute.routers.table import FloatArray, OutcomeTable
+from thinkroute.routers.territory import Territory
 from thinkroute.signals import restore_encoder
 from thinkroute.signals.base import Array, Encoder, Matrix, Scalar
 from thinkroute.types import Query
@@ -51,10 +55,10 @@ _ENOUGH_PAIRS: Final = 10
 class GuardedKnnSettings:
     """Settings; 0 means chosen by the error on queries left out, except for z, where it means no guard."""
 
-    z: float = 0.2
-    """Deviations from the average difference count from this many standard deviations on, and fully from twice."""
+    z: float = 1.0
+    """In unknown territory, differences count from this many standard deviations on, and fully from twice."""
     unseen_share: float = 0.3
-    """Weight of whole tasks left out when choosing settings: the share of traffic unlike any training query."""
+    """Share of traffic expected to be of kinds unlike all training queries."""
     neighbours: int = 0
     """k."""
     bandwidth: float = 0.0
@@ -105,12 +109,14 @@ class GuardedKnnRouter(TableRouter):
         keys_ND: Matrix,
         cells_NMA: NDArray[np.float32],
         trend: Landmarks,
+        known: Territory,
         spread: _Spread,
     ) -> None:
         super().__init__(statistics)
         self.settings = settings
         """Settings with everything chosen."""
-        self._encoder, self._cells_NMA, self._trend, self._spread = encoder, cells_NMA, trend, spread
+        self._encoder, self._cells_NMA, self._trend = encoder, cells_NMA, trend
+        self._known, self._spread = known, spread
         self._neighbours = KernelSums(keys_ND, cells_NMA, statistics.mean_MA, settings.kernel)
         self._reference = statistics.arms.index(best_single_arm(statistics))
         self._variance_of_average_MA = 1.0 / np.maximum(statistics.count_MA, 1.0)
@@ -125,34 +131,40 @@ class GuardedKnnRouter(TableRouter):
             "explained_KR": self._trend.explained_KR,
             "kernel_2": np.array([self._trend.bandwidth, self._trend.prior_variance]),
         }
-        arrays |= vars(self._spread)
+        known = self._known
+        arrays |= {"reach_N": known.reach_N, "weight_3": known.weight_3, "excess_A": known.excess_A}
+        arrays |= {"trust_1": np.array([known.trust])} | vars(self._spread)
         return RouterState(self.name, asdict(self.settings), self.statistics, arrays, self._encoder.state())
 
     def _moments(self, query: Query) -> tuple[FloatArray, FloatArray]:
         vector = self._encoder.encode(query.text)
-        sums = self._neighbours.of(vector)
+        near = self._neighbours.nearest(vector)
+        sums = self._neighbours.of(near)
         shift_C = sums.value_C / (sums.mass + self.settings.prior_weight)
         trend_1C, variance_1 = self._trend.of(vector[None, :])
         shift_C += trend_1C[0]
         shift_C *= 0.5
         shift_MA = shift_C.reshape(self.statistics.mean_MA.shape)
-        variance = float(variance_1[0])
-        shift_MA[0] = self._guarded(shift_MA[0], np.sqrt(variance))
+        variance, unseen = float(variance_1[0]), self._known.unseen(near)
+        shift_MA[0] = self._guarded(shift_MA[0], unseen, np.sqrt(variance))
         mean_MA = self.statistics.mean_MA + shift_MA
         np.minimum(np.maximum(mean_MA, self._spread.low_MA), self._spread.high_MA, out=mean_MA)
-        return mean_MA, self._noise_MA * np.sqrt(self._variance_of_average_MA + variance)
+        std_MA = self._noise_MA * np.sqrt(self._variance_of_average_MA + variance)
+        std_MA[0] = np.sqrt(std_MA[0] ** 2 + unseen * self._known.excess_A)
+        return mean_MA, std_MA
 
-    def _guarded(self, shift_A: FloatArray, doubt: float) -> FloatArray:
-        """The guard of the module: what differs from the best single arm's own shift counts if it is large enough."""
+    def _guarded(self, shift_A: FloatArray, unseen: float, doubt: float) -> FloatArray:
+        """The guard of the module: what differs from the best single arm's own shift, as far as it is believed."""
         reference = shift_A[self._reference]
         extra_A = shift_A - reference
-        threshold_A = self.settings.z * doubt * self._spread.pair_noise_A
-        sure_A = np.abs(extra_A) - threshold_A
-        np.maximum(sure_A, 0.0, out=sure_A)
+        threshold_A = self.settings.z * unseen * doubt * self._spread.pair_noise_A
+        believed_A = np.abs(extra_A) - threshold_A
+        np.maximum(believed_A, 0.0, out=believed_A)
         # Where the threshold is 0 everything counts; adding the smallest number keeps 0 / 0 out.
-        sure_A /= threshold_A + np.finfo(np.float64).tiny
-        np.minimum(sure_A, 1.0, out=sure_A)
-        extra_A *= sure_A
+        believed_A /= threshold_A + np.finfo(np.float64).tiny
+        np.minimum(believed_A, 1.0, out=believed_A)
+        believed_A *= 1.0 - unseen * (1.0 - self._known.trust)
+        extra_A *= believed_A
         extra_A += reference
         return extra_A
 
@@ -169,34 +181,35 @@ def fit(table: OutcomeTable, parameters: Mapping[str, Scalar], encoder: Encoder 
     # From here on the rounded cells count, so that a saved and loaded router gives identical numbers.
     cells_NMA = cells_QMA[rows].astype(np.float32)
     keys_ND = encoder.encode_batch([table.texts[int(row)] for row in rows])
-    folds_N = unlike_folds(keys_ND, [table.tasks[int(row)] for row in rows])
-    regimes = ((1.0 - settings.unseen_share, None), (settings.unseen_share, folds_N))
-    quality_NA = cells_NMA[:, 0].astype(np.float64)
-    kernel = choose(settings.kernel, keys_ND, quality_NA, statistics.mean_MA[0], regimes)
+    fold_N = unlike_folds(keys_ND, [table.tasks[int(row)] for row in rows])
+    kernel = choose(settings.kernel, keys_ND, cells_NMA[:, 0].astype(np.float64), statistics.mean_MA[0])
     residual_NC = (cells_NMA - statistics.mean_MA).reshape(len(rows), -1)
-    trend, left_out_NC = landmarks.fit(
-        keys_ND,
-        residual_NC,
-        slice(0, len(statistics.arms)),
-        count=settings.landmarks,
-        penalty=settings.penalty,
-        regimes=regimes,
+    quality = slice(0, len(statistics.arms))
+    trend = landmarks.fit(
+        keys_ND, residual_NC, quality, fold_N, count=settings.landmarks, penalty=settings.penalty
     )
-    settings = replace(settings, **asdict(kernel), penalty=1.0 / trend.prior_variance)
-    left_out_NMA = left_out_NC.reshape(cells_NMA.shape)
-    noise_MA, pair_noise_A, variance_N = _noise(statistics, left_out_NMA, trend, keys_ND)
+    settings = replace(settings, **asdict(kernel), penalty=1.0 / trend.landmarks.prior_variance)
+    seen = territory.views(keys_ND, settings.kernel, fold_N)
+    rows_R = seen.near.rows_R
     # Leaving one out makes an average of the two estimates' residuals the residual of their average.
-    rows_R = tuning_rows(len(rows))
-    residual_RMA = 0.5 * (left_out(settings.kernel, statistics, keys_ND, cells_NMA)[0] + left_out_NMA[rows_R])
+    left_NMA = trend.left_one_NC.reshape(cells_NMA.shape)
+    friend_RMA = 0.5 * (left_out(settings.kernel, statistics, seen.near, cells_NMA)[0] + left_NMA[rows_R])
+    stranger_RA = left_out(settings.kernel, statistics, seen.far, cells_NMA)[0][:, 0]
+    stranger_RA = 0.5 * (stranger_RA + trend.left_kind_NA[rows_R])
+    truth_RA = residual_NC[rows_R, quality]
+    reference = statistics.arms.index(best_single_arm(statistics))
+    worth = territory.worth(truth_RA, truth_RA - friend_RMA[:, 0], truth_RA - stranger_RA, reference)
+    known = territory.fit(keys_ND, seen, settings.bandwidth, settings.unseen_share, worth)
+    noise_MA, pair_noise_A, variance_N = _noise(statistics, left_NMA, trend.landmarks, keys_ND)
     stated_RMA = noise_MA**2 * (1.0 / np.maximum(statistics.count_MA, 1.0) + variance_N[rows_R, None, None])
     spread = _Spread(
         noise_MA,
         pair_noise_A,
-        honest_scales(keys_ND, cells_NMA, residual_RMA, stated_RMA),
+        honest_scales(keys_ND, cells_NMA, friend_RMA, stated_RMA),
         _extreme(np.fmin.reduce(cells_NMA, axis=0)),
         _extreme(np.fmax.reduce(cells_NMA, axis=0)),
     )
-    return GuardedKnnRouter(statistics, settings, encoder, keys_ND, cells_NMA, trend, spread)
+    return GuardedKnnRouter(statistics, settings, encoder, keys_ND, cells_NMA, trend.landmarks, known, spread)
 
 
 def _noise(
@@ -242,6 +255,10 @@ def restore(state: RouterState) -> TableRouter:
         "value_KC": (kept, cells[0] * cells[1]),
         "explained_KR": (kept, directions),
         "kernel_2": (2,),
+        "reach_N": (rows,),
+        "weight_3": (3,),
+        "excess_A": cells[1:],
+        "trust_1": (1,),
         "noise_MA": cells,
         "pair_noise_A": cells[1:],
         "scale_M": cells[:1],
@@ -263,8 +280,12 @@ def restore(state: RouterState) -> TableRouter:
         prior_variance,
     )
     spread = _Spread(**{f.name: arrays[f.name].astype(np.float64) for f in fields(_Spread)})
+    reach_N, weight_3, excess_A, trust_1 = (
+        arrays[name].astype(np.float64) for name in ("reach_N", "weight_3", "excess_A", "trust_1")
+    )
+    known = Territory(reach_N, weight_3, float(trust_1[0]), excess_A)
     return GuardedKnnRouter(
-        state.statistics, settings, encoder, single["keys_ND"], single["cells_NMA"], trend, spread
+        state.statistics, settings, encoder, single["keys_ND"], single["cells_NMA"], trend, known, spread
     )
 
 

@@ -98,9 +98,7 @@ class HeadRouter(TableRouter, Generic[SettingsT]):
         """What to save."""
         arrays: dict[str, Array] = {f"head_{name}": array for name, array in self._head.items()}
         arrays |= {f"frame_{name}": np.asarray(value) for name, value in vars(self._frame).items()}
-        companion = self._companion.state()
-        arrays |= {f"ridge_{name}": array for name, array in companion.arrays.items()}
-        arrays["ridge_penalty"] = np.array(self._companion.settings.penalty)
+        arrays |= self._companion.saved()
         return RouterState(self.name, asdict(self.settings), self.statistics, arrays, self._encoder.state())
 
     def _moments(self, query: Query) -> tuple[FloatArray, FloatArray]:
@@ -228,20 +226,17 @@ def _restore(method: HeadMethod[SettingsT], state: RouterState) -> TableRouter:
     settings = read_settings(method.name, method.defaults, state.parameters)
     if state.encoder is None:
         raise DataError(f"router {method.name}: the artefact lacks its encoder: fit it again")
-    parts: dict[str, dict[str, FloatArray]] = {"head": {}, "frame": {}, "ridge": {}}
+    parts: dict[str, dict[str, FloatArray]] = {"head": {}, "frame": {}}
     for name, array in state.arrays.items():
         part, _, rest = name.partition("_")
         if part in parts:
             parts[part][rest] = array.astype(np.float64)
     encoder, frame = restore_encoder(state.encoder), parts["frame"]
-    penalty = parts["ridge"].pop("penalty", None)
-    if penalty is None or frame.keys() != {"centre_D", "unit", "slope", "scale"}:
-        raise DataError(f"router {method.name}: the artefact lacks its frame or its ridge: fit it again")
+    if frame.keys() != {"centre_D", "unit", "slope", "scale"}:
+        raise DataError(f"router {method.name}: the artefact lacks its frame: fit it again")
     if frame["centre_D"].shape != (encoder.dimension,):
         raise DataError(f"router {method.name}: its frame does not fit its encoder: fit it again")
-    companion = ridge.restore(
-        RouterState("ridge", {"penalty": float(penalty)}, state.statistics, parts["ridge"], state.encoder)
-    )
+    companion = ridge.companion(state)
     numbers = (float(frame[name]) for name in ("unit", "slope", "scale"))
     head = parts["head"]
     try:

@@ -30,8 +30,8 @@ def honest_scales(
 ) -> FloatArray:
     """Factors on stated standard deviations, one per measure, shape (M,).
 
-    1 unless enough data contradict it: raised to what was missed where errors were surely larger than stated, lowered
-    where they were surely smaller. Arms are weighed by their own variance, so that one with large numbers does not decide for all.
+    1 unless enough data contradict it: raised where errors were larger than stated, lowered where they
+    were surely smaller. Arms are weighed by their own variance, so that one with large numbers does not decide for all.
 
     Args:
         keys_ND: Vectors of the training queries.
@@ -40,7 +40,7 @@ def honest_scales(
         variance_RMA: The variances stated for these predictions.
     """
     if len(keys_ND) < _FEWEST:
-        return np.ones(cells_NMA.shape[1])
+        return np.asarray([1.0] * cells_NMA.shape[1])
     near = neighbours_of(keys_ND, tuning_rows(len(keys_ND)), min(_PAIRS, len(keys_ND) - 1))
     scales = [
         _scale(near, cells_NMA[:, m].astype(np.float64), residual_RMA[:, m], variance_RMA[:, m])
@@ -65,9 +65,7 @@ def _scale(near: Neighbours, cells_NA: FloatArray, residual_RA: FloatArray, vari
         return 1.0
     missed = float(squared.mean()) - noise
     doubt = 2.0 * float(squared.std()) / np.sqrt(squared.size)
-    if missed - doubt > stated:
-        return float(np.sqrt(missed / stated))
-    return float(np.sqrt(min(1.0, max((missed + doubt) / stated, _LEAST))))
+    return float(np.sqrt(min(max(1.0, missed / stated), max((missed + doubt) / stated, _LEAST))))
 
 
 def noise_variance(near: Neighbours, cells_NA: FloatArray) -> float:

@@ -26,7 +26,8 @@ import numpy as np
 
 from thinkroute.errors import ConfigError
 from thinkroute.routers.heads import Arrays, HeadMethod, Lesson, head_kind
-from thinkroute.routers.logistic import fit_logistic, sigmoid
+from thinkroute.routers.logistic import fit_logistic
+from thinkroute.routers.score_calibration import sigmoid
 from thinkroute.routers.table import FloatArray
 
 LABELS: Final = ("soft", "hard", "shifted")

@@ -36,9 +36,9 @@ from thinkroute.types import Query
 class KmeansSettings:
     """Settings."""
 
-    clusters: int = 64
-    """K, at most; 25 to 64 in the papers."""
-    nearest: int = 3
+    clusters: int = 20
+    """K, at most; 25 to 64 in the papers. Fewer are better where tasks are few (docs/experiments.md)."""
+    nearest: int = 2
     """Clusters mixed per query."""
     sharpness: float = 9.0
     """β of the softmax over distances."""

@@ -6,9 +6,8 @@ span (Nyström; Williams & Seeger 2001). Far from every landmark κ vanishes and
 The variance of the mean, in units of the noise, is 1/λ − |Uᵀκ(x)|²: prior variance less what the data explain
 (the deterministic-inputs view with the Nyström gap added back, as in FITC).
 
-Owned here: fitting, choosing h and λ by exact leave-out residuals, and evaluating. h and λ of quality minimise the
-squared error of quality and of the differences between arms, averaged over queries left out one by one and over
-whole kinds of query left out at once (`regimes`), so that strength is measured where a query is new, too.
+Owned here: fitting, choosing h and λ by exact leave-one-out residuals of quality and of the differences between arms,
+evaluating, and what the fit would have said of every kind of query had it never seen that kind.
 Shape letters: N training queries, Q queries asked, D coordinates, K landmarks, M measures, A arms, C = M·A cells.
 """
 
@@ -19,7 +18,6 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from thinkroute.routers.clusters import IndexArray, k_means, squared_distances
 from thinkroute.routers.neighbours import paired_error, typical
@@ -103,24 +101,35 @@ def basis(vector_ND: Matrix, landmark_KD: Matrix, bandwidth: float) -> Basis:
     return Basis(landmark_KD, bandwidth, factor_KK, kernel_NK @ factor_KK)
 
 
+@dataclass(frozen=True)
+class Fitted:
+    """A fit, and how wrong it was about queries it had not seen."""
+
+    landmarks: Landmarks
+    left_one_NC: FloatArray
+    """Residuals of each query left out alone."""
+    left_kind_NA: FloatArray
+    """Residuals of quality with each query's whole fold left out."""
+
+
 def fit(
     vector_ND: Matrix,
     residual_NC: FloatArray,
     quality: slice,
+    fold_N: IndexArray,
     *,
     count: int,
     penalty: float,
-    regimes: Sequence[tuple[float, IndexArray | None]],
-) -> tuple[Landmarks, FloatArray]:
-    """Fit deviations from the averages; also returns their leave-one-out residuals, shape (N, C).
+) -> Fitted:
+    """Fit deviations from the averages.
 
     Args:
         vector_ND: Vectors of the training queries.
         residual_NC: Cells minus their averages, NaN where not measured.
         quality: Columns of quality, on which h and λ are chosen.
+        fold_N: Folds that hold whole kinds of query.
         count: Landmarks, at most.
         penalty: λ; 0 means chosen.
-        regimes: Weight and folds of each way to leave queries out, see `neighbours.choose`.
     """
     landmark_KD = k_means(vector_ND, count)
     scale = typical(squared_distances(vector_ND[:2000], landmark_KD).ravel().astype(np.float64))
@@ -128,27 +137,28 @@ def fit(
     tried: list[tuple[float, float, Basis]] = []
     for factor in _BANDWIDTHS:
         found = basis(vector_ND, landmark_KD, scale * factor)
-        errors = _errors(found.feature_NK, residual_NC[:, quality], penalties, regimes)
+        errors = _errors(found.feature_NK, residual_NC[:, quality], penalties)
         tried.append((*min(zip(errors, penalties, strict=True)), found))
     _, penalty, best = min(tried, key=lambda entry: entry[0])
-    return _solved(best, residual_NC, penalty)
+    left_kind_NA = np.full(residual_NC[:, quality].shape, np.nan)
+    for pattern in patterns(residual_NC[:, quality]):
+        cells = np.ix_(pattern.rows, pattern.columns)
+        left_kind_NA[cells] = _left_out_fold(
+            best.feature_NK[pattern.rows], residual_NC[:, quality][cells], penalty, fold_N[pattern.rows]
+        )
+    return Fitted(*_solved(best, residual_NC, penalty), left_kind_NA)
 
 
 def _solved(best: Basis, residual_NC: FloatArray, penalty: float) -> tuple[Landmarks, FloatArray]:
     feature_NK = best.feature_NK
     size = feature_NK.shape[1]
     weight_KC = np.zeros((size, residual_NC.shape[1]))
-    left_out_NC = np.full(residual_NC.shape, np.nan)
+    left_one_NC = np.full(residual_NC.shape, np.nan)
     for pattern in patterns(residual_NC):
-        part_nK = feature_NK[pattern.rows]
-        inverse_KK = _inverse(part_nK.T @ part_nK, penalty)
-        target_nT = residual_NC[np.ix_(pattern.rows, pattern.columns)]
-        weight_KT = inverse_KK @ (part_nK.T @ target_nT)
-        weight_KC[:, pattern.columns] = weight_KT
-        spare_n = 1.0 - _leverage(part_nK, inverse_KK)
-        left_out_NC[np.ix_(pattern.rows, pattern.columns)] = (target_nT - part_nK @ weight_KT) / spare_n[
-            :, None
-        ]
+        cells = np.ix_(pattern.rows, pattern.columns)
+        weight_KC[:, pattern.columns], left_one_NC[cells] = _left_out_one(
+            feature_NK[pattern.rows], residual_NC[cells], penalty
+        )
     # With prior covariance I/λ, data reduce it to the inverse of the gram matrix plus λ.
     reduction_KK = np.eye(size) / penalty - _inverse(feature_NK.T @ feature_NK, penalty)
     value_K, turn_KK = np.linalg.eigh((reduction_KK + reduction_KK.T) / 2)
@@ -161,62 +171,44 @@ def _solved(best: Basis, residual_NC: FloatArray, penalty: float) -> tuple[Landm
         explained_KR.astype(np.float32),
         1.0 / penalty,
     )
-    return fitted, left_out_NC
+    return fitted, left_one_NC
 
 
-def _errors(
-    feature_NK: FloatArray,
-    quality_NA: FloatArray,
-    penalties: Sequence[float],
-    regimes: Sequence[tuple[float, IndexArray | None]],
-) -> list[float]:
-    """Error of every penalty, weighted over the regimes."""
+def _errors(feature_NK: FloatArray, quality_NA: FloatArray, penalties: Sequence[float]) -> list[float]:
+    """Error of every penalty on queries left out one by one."""
     totals = [0.0] * len(penalties)
     for pattern in patterns(quality_NA)[:_PATTERNS]:
         part_nK, target_nT = feature_NK[pattern.rows], quality_NA[np.ix_(pattern.rows, pattern.columns)]
-        gram_KK, aim_KT = part_nK.T @ part_nK, part_nK.T @ target_nT
-        for share, fold_N in regimes:
-            for place, penalty in enumerate(penalties):
-                if fold_N is None:
-                    left_nT = _left_out_one(part_nK, target_nT, gram_KK, aim_KT, penalty)
-                else:
-                    left_nT = _left_out_fold(
-                        part_nK, target_nT, gram_KK, aim_KT, penalty, fold_N[pattern.rows]
-                    )
-                totals[place] += share * len(target_nT) * paired_error(left_nT)
+        for place, penalty in enumerate(penalties):
+            residual_nT = _left_out_one(part_nK, target_nT, penalty)[1]
+            totals[place] += len(target_nT) * paired_error(residual_nT)
     return totals
 
 
 def _left_out_one(
-    part_nK: FloatArray, target_nT: FloatArray, gram_KK: FloatArray, aim_KT: FloatArray, penalty: float
-) -> FloatArray:
-    inverse_KK = _inverse(gram_KK, penalty)
-    spare_n = 1.0 - _leverage(part_nK, inverse_KK)
-    return (target_nT - part_nK @ (inverse_KK @ aim_KT)) / spare_n[:, None]
+    part_nK: FloatArray, target_nT: FloatArray, penalty: float
+) -> tuple[FloatArray, FloatArray]:
+    """Weights, and the residuals each row would have had they been fitted without it."""
+    inverse_KK = _inverse(part_nK.T @ part_nK, penalty)
+    weight_KT = inverse_KK @ (part_nK.T @ target_nT)
+    # Share of each row's own cell in its prediction, kept below 1.
+    leverage_n = np.minimum(((part_nK @ inverse_KK) * part_nK).sum(axis=1), 0.99)
+    return weight_KT, (target_nT - part_nK @ weight_KT) / (1.0 - leverage_n)[:, None]
 
 
 def _left_out_fold(
-    part_nK: FloatArray,
-    target_nT: FloatArray,
-    gram_KK: FloatArray,
-    aim_KT: FloatArray,
-    penalty: float,
-    fold_n: IndexArray,
+    part_nK: FloatArray, target_nT: FloatArray, penalty: float, fold_n: IndexArray
 ) -> FloatArray:
+    gram_KK = part_nK.T @ part_nK + penalty * np.eye(part_nK.shape[1])
+    aim_KT = part_nK.T @ target_nT
     left_nT = np.empty_like(target_nT)
     for fold in np.unique(fold_n):
         rows = np.flatnonzero(fold_n == fold)
         own_rK = part_nK[rows]
-        others_KK = gram_KK - own_rK.T @ own_rK + penalty * np.eye(len(gram_KK))
-        weight_KT = np.linalg.solve(others_KK, aim_KT - own_rK.T @ target_nT[rows])
+        weight_KT = np.linalg.solve(gram_KK - own_rK.T @ own_rK, aim_KT - own_rK.T @ target_nT[rows])
         left_nT[rows] = target_nT[rows] - own_rK @ weight_KT
     return left_nT
 
 
 def _inverse(gram_KK: FloatArray, penalty: float) -> FloatArray:
     return np.asarray(np.linalg.inv(gram_KK + penalty * np.eye(len(gram_KK))), dtype=np.float64)
-
-
-def _leverage(part_nK: FloatArray, inverse_KK: FloatArray) -> NDArray[np.float64]:
-    """Share of each row's own cell in its prediction, kept below 1."""
-    return np.minimum(((part_nK @ inverse_KK) * part_nK).sum(axis=1), 0.99)

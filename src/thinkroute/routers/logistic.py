@@ -16,6 +16,7 @@ import numpy as np
 
 from thinkroute.errors import ConfigError
 from thinkroute.routers.heads import Arrays, HeadMethod, Lesson, head_kind
+from thinkroute.routers.score_calibration import sigmoid
 from thinkroute.routers.table import FloatArray
 
 _PENALTIES: Final = (30.0, 100.0, 300.0, 1000.0, 3000.0)
@@ -67,11 +68,6 @@ def fit_logistic(vector_ND: FloatArray, label_NT: FloatArray, penalty: float) ->
 def quality(arrays: Arrays, vector_QD: FloatArray) -> FloatArray:
     """P(good answer)."""
     return sigmoid(vector_QD @ arrays["weight_DA"] + arrays["intercept_A"])
-
-
-def sigmoid(value: FloatArray) -> FloatArray:
-    """Logistic function, without overflow."""
-    return 0.5 * (1.0 + np.tanh(0.5 * value))
 
 
 def _logit(share: FloatArray) -> FloatArray:

@@ -23,8 +23,8 @@ from thinkroute.errors import ConfigError
 from thinkroute.routers.clusters import IndexArray
 from thinkroute.routers.gradient import Gradients, Schedule, Weights, descend, named_start, seen_and_filled
 from thinkroute.routers.heads import Arrays, HeadMethod, Lesson, head_kind
-from thinkroute.routers.logistic import sigmoid
 from thinkroute.routers.relative import pair_slope, place_scores, placed
+from thinkroute.routers.score_calibration import sigmoid
 from thinkroute.routers.table import FloatArray
 from thinkroute.signals.base import Matrix
 

@@ -8,7 +8,6 @@ Shape letters: N training queries, R rows used for tuning, k neighbours, M measu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -188,21 +187,14 @@ def neighbours_of(
     return Neighbours(rows_R, np.concatenate(distances), np.concatenate(indices))
 
 
-def choose(
-    settings: KnnSettings,
-    keys_ND: Matrix,
-    quality_NA: FloatArray,
-    mean_A: FloatArray,
-    regimes: Sequence[tuple[float, IndexArray | None]] = ((1.0, None),),
-) -> KnnSettings:
-    """Fill what is 0 with the values of least squared error of quality on queries left out.
+def choose(settings: KnnSettings, keys_ND: Matrix, quality_NA: FloatArray, mean_A: FloatArray) -> KnnSettings:
+    """Fill what is 0 with the values of least squared error of quality on queries left out one by one.
 
     Args:
         settings: What is fixed already.
         keys_ND: Vectors of the training queries.
         quality_NA: Their graded cells.
         mean_A: The arms' averages.
-        regimes: Weight and folds of each way to leave queries out (None: one by one); errors add up by weight.
     """
     others = len(keys_ND) - 1
     if others < 1:
@@ -210,20 +202,16 @@ def choose(
     wanted = (settings.neighbours,) if settings.neighbours else NEIGHBOURS
     depths = sorted({min(k, others) for k in wanted})
     rows_R = tuning_rows(len(keys_ND))
-    near = [(share, neighbours_of(keys_ND, rows_R, depths[-1], fold_N)) for share, fold_N in regimes]
+    near = neighbours_of(keys_ND, rows_R, depths[-1])
     centred_NA = quality_NA - mean_A
     candidates: list[tuple[float, KnnSettings]] = []
     for k in depths:
-        scale = typical(near[0][1].distance_Rk[:, k - 1])
+        scale = typical(near.distance_Rk[:, k - 1])
         for bandwidth in (settings.bandwidth,) if settings.bandwidth else [scale * f for f in BANDWIDTHS]:
             tried = replace(settings, neighbours=k, bandwidth=bandwidth)
-            prior_weights = (settings.prior_weight,) if settings.prior_weight else PRIOR_WEIGHTS
-            parts = [(share, sums_left_out(tried, part, centred_NA)) for share, part in near]
-            for prior_weight in prior_weights:
-                error = sum(
-                    share * paired_error(centred_NA[rows_R] - sums.value_C / (sums.mass + prior_weight))
-                    for share, sums in parts
-                )
+            sums = sums_left_out(tried, near, centred_NA)
+            for prior_weight in (settings.prior_weight,) if settings.prior_weight else PRIOR_WEIGHTS:
+                error = paired_error(centred_NA[rows_R] - sums.value_C / (sums.mass + prior_weight))
                 candidates.append((error, replace(tried, prior_weight=prior_weight)))
     return min(candidates, key=lambda pair: pair[0])[1]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from typing import Final
 
 from thinkroute.errors import ConfigError
@@ -11,129 +12,38 @@ from thinkroute.routers.table import OutcomeTable
 from thinkroute.signals import fit_encoder
 from thinkroute.signals.base import Encoder, Scalar
 
-DEFAULT_ENCODER: Final = "hashed_ngrams"
+DEFAULT_ENCODER: Final = "blend"
+"""Words and meaning side by side: on public sets neither alone does as well (docs/experiments.md)."""
 
 
-def _constant() -> RouterKind:
-    from thinkroute.routers import constant
+def _lazy(module: str) -> Callable[[], RouterKind]:
+    """A factory that imports its module when called: naming a router must not load the others."""
 
-    return constant.KIND
+    def load() -> RouterKind:
+        kind: RouterKind = import_module(f"thinkroute.routers.{module}").KIND
+        return kind
 
-
-def _best_single() -> RouterKind:
-    from thinkroute.routers import best_single
-
-    return best_single.KIND
-
-
-def _random_mix() -> RouterKind:
-    from thinkroute.routers import random_mix
-
-    return random_mix.KIND
-
-
-def _knn() -> RouterKind:
-    from thinkroute.routers import knn
-
-    return knn.KIND
-
-
-def _guarded_knn() -> RouterKind:
-    from thinkroute.routers import guarded_knn
-
-    return guarded_knn.KIND
-
-
-def _ridge() -> RouterKind:
-    from thinkroute.routers import ridge
-
-    return ridge.KIND
-
-
-def _task_lookup() -> RouterKind:
-    from thinkroute.routers import task_lookup
-
-    return task_lookup.KIND
-
-
-def _kmeans() -> RouterKind:
-    from thinkroute.routers import kmeans
-
-    return kmeans.KIND
-
-
-def _logistic() -> RouterKind:
-    from thinkroute.routers import logistic
-
-    return logistic.KIND
-
-
-def _mlp() -> RouterKind:
-    from thinkroute.routers import mlp
-
-    return mlp.KIND
-
-
-def _matrix_factorisation() -> RouterKind:
-    from thinkroute.routers import matrix_factorisation
-
-    return matrix_factorisation.KIND
-
-
-def _hybrid() -> RouterKind:
-    from thinkroute.routers import hybrid
-
-    return hybrid.KIND
-
-
-def _carrot() -> RouterKind:
-    from thinkroute.routers import carrot
-
-    return carrot.KIND
-
-
-def _ensemble() -> RouterKind:
-    from thinkroute.routers import ensemble
-
-    return ensemble.KIND
-
-
-def _routerdc() -> RouterKind:
-    from thinkroute.routers import routerdc
-
-    return routerdc.KIND
-
-
-def _graph() -> RouterKind:
-    from thinkroute.routers import graph
-
-    return graph.KIND
-
-
-def _encoder_regressor() -> RouterKind:
-    from thinkroute.routers import encoder_regressor
-
-    return encoder_regressor.KIND
+    return load
 
 
 ROUTERS: Final[Mapping[str, Callable[[], RouterKind]]] = {
-    "constant": _constant,
-    "best_single": _best_single,
-    "random_mix": _random_mix,
-    "knn": _knn,
-    "guarded_knn": _guarded_knn,
-    "ridge": _ridge,
-    "task_lookup": _task_lookup,
-    "kmeans": _kmeans,
-    "logistic": _logistic,
-    "mlp": _mlp,
-    "matrix_factorisation": _matrix_factorisation,
-    "hybrid": _hybrid,
-    "carrot": _carrot,
-    "ensemble": _ensemble,
-    "routerdc": _routerdc,
-    "graph": _graph,
-    "encoder_regressor": _encoder_regressor,
+    "constant": _lazy("constant"),
+    "best_single": _lazy("best_single"),
+    "random_mix": _lazy("random_mix"),
+    "knn": _lazy("knn"),
+    "guarded_knn": _lazy("guarded_knn"),
+    "ridge": _lazy("ridge"),
+    "task_lookup": _lazy("task_lookup"),
+    "kmeans": _lazy("kmeans"),
+    "logistic": _lazy("logistic"),
+    "mlp": _lazy("mlp"),
+    "matrix_factorisation": _lazy("matrix_factorisation"),
+    "hybrid": _lazy("hybrid"),
+    "carrot": _lazy("carrot"),
+    "ensemble": _lazy("ensemble"),
+    "routerdc": _lazy("routerdc.router"),
+    "graph": _lazy("graph.router"),
+    "encoder_regressor": _lazy("encoder_regressor.router"),
 }
 """Name → factory, baselines first."""
 

@@ -31,6 +31,7 @@ from thinkroute.signals import restore_encoder
 from thinkroute.signals.base import Array, Encoder, Scalar
 from thinkroute.types import Query
 
+_CARRIED: Final = "ridge_"
 _PENALTIES: Final = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
 
 
@@ -84,6 +85,11 @@ class RidgeRouter(TableRouter):
 
     def _batch_moments(self, queries: Sequence[Query]) -> tuple[FloatArray, FloatArray]:
         return self.of_vectors(self._encoder.encode_batch([query.text for query in queries]))
+
+    def saved(self) -> dict[str, Array]:
+        """Arrays under names that do not clash with those of a router that carries this one; see `companion`."""
+        arrays: dict[str, Array] = {_CARRIED + name: array for name, array in vars(self._fitted).items()}
+        return arrays | {_CARRIED + "penalty": np.array(self.settings.penalty)}
 
     def of_vectors(self, vector_QD: NDArray[np.floating]) -> tuple[FloatArray, FloatArray]:
         """Means and their standard deviations for encoded queries, shapes (Q, M, A)."""
@@ -141,6 +147,25 @@ def restore(state: RouterState) -> RidgeRouter:
             raise DataError(f"router ridge: array {name} is missing or not of shape {shape}: fit it again")
         arrays[name] = array.astype(np.float64)
     return RidgeRouter(state.statistics, settings, encoder, _Fitted(**arrays))
+
+
+def companion(state: RouterState) -> RidgeRouter:
+    """The ridge that another router carries for the measures it does not model itself, from that router's state.
+
+    Raises:
+        DataError: an array is missing or misshapen.
+    """
+    arrays = {
+        name.removeprefix(_CARRIED): array
+        for name, array in state.arrays.items()
+        if name.startswith(_CARRIED)
+    }
+    penalty = arrays.pop("penalty", None)
+    if penalty is None:
+        raise DataError(f"router {state.name}: array {_CARRIED}penalty is missing: fit it again")
+    return restore(
+        RouterState(RidgeRouter.name, {"penalty": float(penalty)}, state.statistics, arrays, state.encoder)  # pyright: ignore[reportArgumentType]
+    )
 
 
 KIND: Final = RouterKind(fit=fit, restore=restore, reads_text=True)

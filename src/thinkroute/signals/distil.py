@@ -54,9 +54,9 @@ class Recipe:
 
     dimension: int = 128
     """D: numbers per token."""
-    pull: float = 10.0
+    pull: float = 4.0
     """How many texts the first guess of a token counts for; λ is this times the mean square of X's row weights."""
-    steps: int = 10
+    steps: int = 8
     """Conjugate gradient steps of each regression."""
 
 

@@ -55,6 +55,8 @@ class Examples:
     """Label or share in [0, 1], NaN where unknown."""
     weight_Q: Floats
     """How much a text counts."""
+    authored_Q: NDArray[np.bool_] | None = None
+    """Texts as users type them, for which an answer must hold as well as for all; None: nobody knows."""
 
 
 @dataclass(frozen=True)

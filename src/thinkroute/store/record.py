@@ -22,6 +22,7 @@ from thinkroute.types import (
     LedgerEntry,
     Provenance,
     Usage,
+    stage_names,
 )
 
 SCHEMA_VERSION = 1
@@ -91,6 +92,25 @@ class RelayRecord(msgspec.Struct, frozen=True, kw_only=True):
     hand_overs: tuple[HandOverRecord, ...] = ()
 
 
+class StageRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One stage of a cascade that ran: a line of its card."""
+
+    arm_id: str
+    outcome: Literal["accepted", "rejected", "failed"]
+    quality: float | None = None
+    """Believed probability that its answer is right; None where it was not looked at."""
+    features: dict[str, float] = {}
+    """What the answer said of itself."""
+    stop_usd: float | None = None
+    """Utility of stopping with it."""
+    ways_usd: dict[str, float] = {}
+    """Utility of going on, by arm id."""
+    generated_tokens: int | None = None
+    """Samples included; None for a stage that was streamed as it came."""
+    cost_usd: float | None = None
+    error: str | None = None
+
+
 class FeedbackRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A grade that came later. There is one a decision and source; a newer one replaces it."""
 
@@ -151,6 +171,10 @@ class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     relay: RelayRecord | None = None
     """None for every other program."""
+    stages: tuple[StageRecord, ...] = ()
+    """Of a cascade: what ran, in order."""
+    first_stage_usd: dict[str, float] = {}
+    """Of a cascade: utility of beginning with each stage, by arm id."""
     legs: tuple[LegRecord, ...] = ()
     cost_usd: float | None = None
     """Dollars over all legs; None when any is unknown."""
@@ -177,7 +201,7 @@ class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True):
         if self.arm_id is None or self.program is None:
             return None
         return Decision(
-            arm=Arm(self.program, self.models, Effort.parse(self.effort or "default")),
+            arm=self._arm(self.program),
             scores=tuple(_score(score) for score in self.scores),
             propensity=1.0 if self.propensity is None else self.propensity,
             reason_codes=self.reason_codes,
@@ -186,6 +210,15 @@ class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True):
             ),
             policy_version=self.policy_version or "",
             router=self.router or "",
+        )
+
+    def _arm(self, program: str) -> Arm:
+        """The arm of the decision; the stages of a cascade are read from its name."""
+        stages = [_stage_arm(name) for name in stage_names(self.arm_id or "")]
+        return (
+            Arm.cascade(stages)
+            if stages
+            else Arm(program, self.models, Effort.parse(self.effort or "default"))
         )
 
     @property
@@ -199,6 +232,12 @@ class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True):
         if not self.feedback:
             return None
         return sum(feedback.score for feedback in self.feedback) / len(self.feedback)
+
+
+def _stage_arm(name: str) -> Arm:
+    model, _, effort = name.rpartition("@")
+    parsed = Effort.parse(effort)
+    return Arm("direct" if parsed.budget_tokens is None else "budgeted", (model,), parsed)
 
 
 _encoder = msgspec.json.Encoder()

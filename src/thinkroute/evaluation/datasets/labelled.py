@@ -19,8 +19,9 @@ from thinkroute.evaluation.datasets import convert
 from thinkroute.evaluation.datasets.source import read_rows
 from thinkroute.signals.domains import DOMAINS, Domain
 
+AUTHORED: Final = "authored"
 LICENCES: Final[Mapping[str, str]] = {
-    "authored": "Apache-2.0 (this project)",
+    AUTHORED: "Apache-2.0 (this project)",
     "routellm-mmlu": "Apache-2.0",
     "llmrouter-9llm": "MIT",
     "gsm8k-anytime-4budget": "MIT",
@@ -38,7 +39,7 @@ _GENERAL_MODELS: Final = (
     "qwen2.5-7b-instruct",
 )
 """The arms of llmrouter-9llm that keep to the asked format; what the others miss is mostly format, not difficulty."""
-_GRADED_TASKS: Final = (
+GRADED_TASKS: Final = (
     "agentverse-logicgrid",
     "agentverse-mgsm",
     "arc_challenge",
@@ -160,7 +161,7 @@ def _authored(root: Path) -> Iterator[LabelledText]:
     from thinkroute.evaluation.datasets.authored import authored_prompts
 
     for text, there in authored_prompts():
-        yield LabelledText(text, "authored", known_domains(there, ()))
+        yield LabelledText(text, AUTHORED, known_domains(there, ()))
 
 
 def _mmlu(root: Path) -> Iterator[LabelledText]:
@@ -177,7 +178,7 @@ def _llmrouter(root: Path) -> Iterator[LabelledText]:
     for text, task, quality_A in zip(table.texts, table.tasks, table.quality_QA, strict=True):
         labels = _TASKS.get(task or "")
         domains = None if labels is None else known_domains(*labels)
-        ease = _mean(quality_A[columns]) if task in _GRADED_TASKS else None
+        ease = _mean(quality_A[columns]) if task in GRADED_TASKS else None
         yield LabelledText(text, "llmrouter-9llm", domains, ease)
 
 

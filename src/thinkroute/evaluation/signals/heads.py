@@ -16,9 +16,10 @@ import numpy as np
 from thinkroute.evaluation.datasets import convert
 from thinkroute.evaluation.datasets.labelled import LabelledText
 from thinkroute.evaluation.signals.corpus import head_examples, sources
+from thinkroute.evaluation.splits import normalise
 from thinkroute.signals.calibration import Floats, auroc, spearman
 from thinkroute.signals.domains import DOMAINS, Domain
-from thinkroute.signals.head_training import HeadReport, fit_heads
+from thinkroute.signals.head_training import Examples, HeadReport, fit_heads
 from thinkroute.signals.heads import HeadArrays, Heads, pack_heads
 from thinkroute.signals.semantic import (
     CARD_FILE,
@@ -60,14 +61,18 @@ class Trained:
     arrays: HeadArrays
     card: SignalsCard
     reports: Mapping[str, HeadReport]
+    examples: Examples
+    left_out_QL: Floats
+    """Calibrated predictions for each text by heads that had not seen it."""
 
 
 def train(labelled: Sequence[LabelledText], table: StaticTable, root: Path, command: str) -> Trained:
     """Fit and measure all heads."""
     examples = head_examples(labelled)
     arrays, reports, probability_QL = fit_heads(examples, table)
+    floor = _authored_floor(examples, probability_QL)
     heads = tuple(
-        _head_card(label, reports[place], probability_QL[:, place], examples.target_QL[:, place])
+        _head_card(label, reports[place], probability_QL[:, place], examples.target_QL[:, place], floor)
         for place, label in enumerate(LABELS)
     )
     card = SignalsCard(
@@ -81,7 +86,7 @@ def train(labelled: Sequence[LabelledText], table: StaticTable, root: Path, comm
         measured=measure(SemanticSignals(Heads(arrays, table), _bare(heads)), root),
         numbers_sha256=hashlib.sha256(pack_heads(arrays)).hexdigest(),
     )
-    return Trained(arrays, card, dict(zip(LABELS, reports, strict=True)))
+    return Trained(arrays, card, dict(zip(LABELS, reports, strict=True)), examples, probability_QL)
 
 
 def write_heads(trained: Trained, folder: Path) -> None:
@@ -101,6 +106,22 @@ def measure(signals: SemanticSignals, root: Path) -> dict[str, float]:
         "bigmath_hard_auroc": round(auroc(hard_Q, missed_Q > 0.5), 4),
         **_arena(signals, root),
     }
+
+
+def difficulty_elsewhere(table: StaticTable, root: Path) -> HeadReport:
+    """A difficulty head of the same kind fitted on Big-Math's solve rates alone, over texts left out by fold.
+
+    For measuring only, and not shipped: the set comes without a licence file. Folds are by normalised question text.
+    """
+    found = convert("bigmath-solverate", root / "bigmath-solverate")
+    texts = list(found.texts)
+    examples = Examples(
+        texts=texts,
+        groups=[normalise(text) for text in texts],
+        target_QL=1.0 - found.quality_QA[:, :1],
+        weight_Q=np.ones(len(texts)),
+    )
+    return fit_heads(examples, table)[1][0]
 
 
 def _arena(signals: SemanticSignals, root: Path) -> dict[str, float]:
@@ -139,10 +160,26 @@ def _probability(signals: SemanticSignals, text: str, label: str) -> float:
     return signals.read(text).signals[LABELS.index(label)].probability
 
 
-def _head_card(label: str, report: HeadReport, probability_Q: Floats, target_Q: Floats) -> HeadCard:
+def _authored_floor(examples: Examples, probability_QL: Floats) -> tuple[float, float]:
+    """Thresholds over all domains of the authored prompts together: too few to tell for each domain alone."""
+    rows = (
+        np.ones(len(examples.texts), dtype=np.bool_) if examples.authored_Q is None else examples.authored_Q
+    )
+    probability, target = probability_QL[rows][:, :-1].ravel(), examples.target_QL[rows][:, :-1].ravel()
+    known = ~np.isnan(target)
+    return thresholds(probability[known], target[known]) if known.any() else (0.5, 0.25)
+
+
+def _head_card(
+    label: str, report: HeadReport, probability_Q: Floats, target_Q: Floats, floor: tuple[float, float]
+) -> HeadCard:
     known = ~np.isnan(target_Q)
     probability, target = probability_Q[known], target_Q[known]
-    yes_at, no_at = (_HARD_YES, _HARD_NO) if label == HARD else thresholds(probability, target)
+    yes_at, no_at = thresholds(probability, target)
+    # An answer must be borne out on all texts, and on texts as users type them.
+    yes_at, no_at = max(yes_at, floor[0]), min(no_at, floor[1])
+    if label == HARD:
+        yes_at, no_at = _HARD_YES, _HARD_NO
     yes, no = probability >= yes_at, probability <= no_at
     return HeadCard(
         label=label,

@@ -117,7 +117,8 @@ def held_out_texts(root: Path, labelled: Sequence[LabelledText]) -> dict[str, li
     }
     # Sets share questions: what stands in the corpus under whatever name is not held out.
     fresh = {
-        name: [text for text in texts if normalise(stem(text)) not in learned] for name, texts in found.items()
+        name: [text for text in texts if normalise(stem(text)) not in learned]
+        for name, texts in found.items()
     }
     return {name: _sample(texts) for name, texts in fresh.items()}
 

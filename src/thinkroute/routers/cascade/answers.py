@@ -6,8 +6,8 @@ Shape letters: Q queries, A arms, F features, M parts of a cost.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -27,6 +27,10 @@ class Answers:
     table: OutcomeTable
     feature_QAF: FloatArray
     """In the order of `FEATURES`, NaN where unknown."""
+    sample_cost_usd_QA: FloatArray | None = None
+    """Dollars of the further samples that `agreement` is made of; they are not in the table's cost."""
+    sample_tokens_QA: FloatArray | None = None
+    """Tokens generated for them."""
 
     def __post_init__(self) -> None:
         expected = (len(self.table), len(self.table.arms), len(FEATURES))
@@ -46,11 +50,38 @@ class Answers:
         table = self.table.select_arms(stages)
         if "cost_usd" not in table.measures:
             raise DataError("a cascade weighs answers against dollars, and the table has none: set prices")
-        return Answers(table, self.feature_QAF[:, columns])
+        return Answers(
+            table,
+            self.feature_QAF[:, columns],
+            None if self.sample_cost_usd_QA is None else self.sample_cost_usd_QA[:, columns],
+            None if self.sample_tokens_QA is None else self.sample_tokens_QA[:, columns],
+        )
+
+    def sampling(self, samples: Mapping[str, int]) -> Answers:
+        """As if samples were drawn of these arms only: their price is in the table's, others have no `agreement`."""
+        drawn_A = np.array([samples.get(arm, 0) > 0 for arm in self.table.arms])
+        feature_QAF = self.feature_QAF.copy()
+        feature_QAF[:, ~drawn_A, FEATURES.index("agreement")] = np.nan
+        table = self.table
+        added: Mapping[Measure, FloatArray | None] = {
+            "cost_usd": self.sample_cost_usd_QA,
+            "answer_tokens": self.sample_tokens_QA,
+        }
+        measured = dict(table.measured)
+        for measure, extra_QA in added.items():
+            if extra_QA is not None and measure in measured:
+                measured[measure] = measured[measure] + np.where(drawn_A, np.nan_to_num(extra_QA), 0.0)
+        return Answers(replace(table, measured=measured), feature_QAF)
 
     def rows(self, rows: Sequence[int]) -> Answers:
         """Only these queries, in this order."""
-        return Answers(self.table.take(rows), self.feature_QAF[list(rows)])
+        index = list(rows)
+        return Answers(
+            self.table.take(index),
+            self.feature_QAF[index],
+            None if self.sample_cost_usd_QA is None else self.sample_cost_usd_QA[index],
+            None if self.sample_tokens_QA is None else self.sample_tokens_QA[index],
+        )
 
     @property
     def cost_QAM(self) -> FloatArray:

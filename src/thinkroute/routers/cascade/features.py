@@ -14,6 +14,7 @@ from typing import Final
 
 from thinkroute.programs.effects import Drafted
 from thinkroute.programs.protocol import TokenLogprob
+from thinkroute.types import Usage
 
 FEATURES: Final = (
     "answer_mean_logprob",
@@ -46,12 +47,28 @@ _WORD: Final = re.compile(r"\w+", re.UNICODE)
 
 def answer_features(draft: Drafted) -> dict[str, float]:
     """The features of a finished answer, by name; those that nothing is known of are NaN."""
+    samples = [other.text for other in draft.others if other.failure is None]
+    return features_of(draft.text, draft.logprobs or (), draft.usage, draft.finish, samples)
+
+
+def features_of(
+    text: str, logprobs: Sequence[TokenLogprob], usage: Usage, finish: str | None, samples: Sequence[str] = ()
+) -> dict[str, float]:
+    """The same of its parts.
+
+    Args:
+        text: The answer; what stands before a closing tag is its thought.
+        logprobs: Of its tokens, in order.
+        usage: Tokens it took, each counted once.
+        finish: Why it ended.
+        samples: Other answers to the same question by the same arm.
+    """
     return {
-        **logprob_features(draft.logprobs or ()),
-        "answer_log_tokens": math.log1p(max(draft.usage.completion_tokens - draft.usage.reasoning_tokens, 0)),
-        "thought_log_tokens": math.log1p(draft.usage.reasoning_tokens),
-        "cut": float(draft.finish == "length"),
-        "agreement": agreement(draft.text, [other.text for other in draft.others if other.failure is None]),
+        **logprob_features(logprobs),
+        "answer_log_tokens": math.log1p(max(usage.completion_tokens - usage.reasoning_tokens, 0)),
+        "thought_log_tokens": math.log1p(usage.reasoning_tokens),
+        "cut": float(finish == "length"),
+        "agreement": agreement(text, samples),
     }
 
 

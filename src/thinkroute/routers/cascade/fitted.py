@@ -25,7 +25,7 @@ from thinkroute.routers.cascade.forest import Forest, IntArray, fit_forest
 from thinkroute.routers.cascade.planner import NOBODY, Plan, Situation, solve
 from thinkroute.routers.cascade.verifier import FOLDS, Head, fit_head
 from thinkroute.routers.registry import fit_router, router_kind
-from thinkroute.routers.table import FloatArray
+from thinkroute.routers.table import FloatArray, Measure
 from thinkroute.signals import fit_encoder
 from thinkroute.signals.base import Scalar
 from thinkroute.types import Query
@@ -125,9 +125,10 @@ def query_facts(predictions: Predictions, stages: Sequence[str]) -> FloatArray:
     columns = [predictions.arms.index(stage) for stage in stages]
     quality_RS = np.clip(predictions.quality.mean_QA[:, columns], _EDGE, 1.0 - _EDGE)
     facts = [np.log(quality_RS / (1.0 - quality_RS))]
-    for measure in ("reasoning_tokens", "answer_tokens"):
-        if measure in predictions.moments:
-            facts.append(np.log1p(predictions.moments[measure].mean_QA[:, columns]))
+    counts: tuple[Measure, ...] = ("reasoning_tokens", "answer_tokens")
+    facts += [
+        np.log1p(predictions.moments[m].mean_QA[:, columns]) for m in counts if m in predictions.moments
+    ]
     return np.concatenate(facts, axis=1)
 
 
@@ -154,7 +155,7 @@ def fit_cascade(
         raise ConfigError(
             f"a cascade has 2 to {MOST_STAGES} different stages, not {', '.join(stages) or 'none'}"
         )
-    answers = answers.of(stages)
+    answers = answers.of(stages).sampling(settings.samples)
     table = answers.table
     whole = np.flatnonzero(
         ~np.isnan(table.quality_QA).any(axis=1) & ~np.isnan(table.measured["cost_usd"]).any(axis=1)

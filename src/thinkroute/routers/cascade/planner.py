@@ -151,5 +151,5 @@ def solve(
 
 def _mean_over_trees(value_TL: FloatArray, leaf_RT: IntArray) -> FloatArray:
     """What the leaves say, averaged; trailing axes are kept."""
-    trees = np.arange(leaf_RT.shape[1])
-    return value_TL[trees[None, :], leaf_RT].mean(axis=1)
+    trees_T: IntArray = np.arange(leaf_RT.shape[1], dtype=np.intp)
+    return value_TL[trees_T[None, :], leaf_RT].mean(axis=1)

@@ -6,6 +6,7 @@ without I/O, a millisecond or so a verdict; a plan for a price not seen lately t
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
@@ -17,8 +18,7 @@ from thinkroute.programs.cascade import StageRun, Verdict
 from thinkroute.routers.cascade.features import answer_features, row_of
 from thinkroute.routers.cascade.fitted import FittedCascade
 from thinkroute.routers.cascade.planner import NOBODY, STOP, Plan, Situation
-from thinkroute.routers.table import FloatArray
-from thinkroute.types import Arm, ComputePrices, Query
+from thinkroute.types import Arm, ComputePrices, Estimate, Prediction, Query
 
 _MOST_PLANS: Final = 64
 _DIGITS: Final = 2
@@ -32,10 +32,28 @@ class CascadeRules:
         self.cascade = cascade
         self._plans: OrderedDict[tuple[float, ...], Plan] = OrderedDict()
 
+    @property
+    def most_samples(self) -> int:
+        """Further samples any stage draws at most."""
+        return max(self.cascade.samples_S, default=0)
+
     def covers(self, arm: Arm) -> bool:
         """Whether it was fitted on all the arm's stages, in their order."""
         known = [stage for stage in self.cascade.stages if stage in {each.id for each in arm.stages}]
         return known == [stage.id for stage in arm.stages]
+
+    def check(self, arm: Arm) -> None:
+        """Whether it can decide for an arm.
+
+        Raises:
+            ConfigError: it was not fitted on the arm's stages, in their order.
+        """
+        if not self.covers(arm):
+            raise ConfigError(
+                f"arm {arm.id!r} needs a cascade fitted on its stages in this order; the one loaded has "
+                f"{', '.join(self.cascade.stages)}: fit one with `thinkroute cascade fit` and set cascade.path",
+                param="cascade.path",
+            )
 
     def bind(self, arm: Arm, query: Query, prices: ComputePrices) -> BoundRule:
         """A rule for one request.
@@ -43,11 +61,7 @@ class CascadeRules:
         Raises:
             ConfigError: the cascade was not fitted on the arm's stages.
         """
-        if not self.covers(arm):
-            raise ConfigError(
-                f"arm {arm.id!r} needs a cascade fitted on its stages in this order; the one loaded has "
-                f"{', '.join(self.cascade.stages)}: fit one with `thinkroute cascade fit`"
-            )
+        self.check(arm)
         return BoundRule(self, arm, query, prices)
 
     def plan(self, prices: ComputePrices, allowed: Sequence[int]) -> Plan:
@@ -104,11 +118,17 @@ class BoundRule:
             ways_usd={stage: float(ways_S[self._places[stage]]) for stage in sorted(allowed)},
         )
 
-    def expected(self) -> tuple[float, FloatArray]:
-        """Quality and cost expected of the whole cascade before it begins."""
+    def prediction(self) -> Prediction:
+        """What is expected of the whole cascade before it begins; as sure as the mean over one leaf is."""
         situation = self._cascade.situation(NOBODY, self._read)
         quality_R, cost_RM = self._rules.plan(self._prices, sorted(self._places)).expected(situation)
-        return float(quality_R[0]), cost_RM[0]
+        quality, (cost_usd, latency_s) = float(quality_R[0]), cost_RM[0].tolist()
+        spread = math.sqrt(quality * (1.0 - quality) / float(self._cascade.parameters["leaf_rows"]))
+        return Prediction(
+            quality=Estimate(quality, spread),
+            cost_usd=Estimate(cost_usd),
+            latency_s=Estimate(latency_s) if latency_s else None,
+        )
 
     def _situation(self, run: StageRun | None) -> Situation:
         if run is None:

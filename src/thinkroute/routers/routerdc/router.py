@@ -1,6 +1,6 @@
 """RouterDC: queries and arms in one space, trained by two contrastive losses; the nearest arm is the best.
 
-Chen et al. (arXiv 2409.19886); the losses are in `routerdc_losses`. A query's vector is either a trained linear map of
+Chen et al. (arXiv 2409.19886); the losses are in `routerdc.losses`. A query's vector is either a trained linear map of
 any encoder's frozen vector (numpy alone serves it), or the vector of a Hugging Face encoder that was fine-tuned end
 to end (ONNX Runtime serves it). An arm is a vector; the score is their cosine.
 
@@ -33,11 +33,11 @@ from typing import ClassVar, Final
 import numpy as np
 
 from thinkroute.errors import ConfigError, DataError
+from thinkroute.routers import ridge
 from thinkroute.routers.base import ArmStatistics, RouterKind, RouterState, TableRouter
-from thinkroute.routers.encoder_regressor_text import TextGraph, TextModel
-from thinkroute.routers.linear_measures import LinearMeasures, fit_linear_measures
-from thinkroute.routers.routerdc_settings import NAME, RouterDcSettings, settings_of
-from thinkroute.routers.routerdc_training import Examples, Member, fine_tune, train_projection
+from thinkroute.routers.encoder_regressor.text import TextGraph, TextModel
+from thinkroute.routers.routerdc.settings import NAME, RouterDcSettings, settings_of
+from thinkroute.routers.routerdc.training import Examples, Member, fine_tune, train_projection
 from thinkroute.routers.score_calibration import Calibration, Columns, average, calibrate
 from thinkroute.routers.table import FloatArray, OutcomeTable
 from thinkroute.routers.training_rows import TrainingRows
@@ -109,7 +109,7 @@ class RouterDcRouter(TableRouter):
         encoder: Encoder,
         space: Space,
         calibration: Calibration,
-        measures: LinearMeasures,
+        measures: ridge.RidgeRouter,
         *,
         text_model: TextModel | None,
     ) -> None:
@@ -123,7 +123,7 @@ class RouterDcRouter(TableRouter):
         arrays: dict[str, Array] = {
             **vars(self._space),
             **self._calibration.arrays(),
-            **self._measures.arrays(),
+            **self._measures.saved(),
         }
         if self._text_model is not None:
             arrays |= self._text_model.parts.arrays()
@@ -145,7 +145,7 @@ class RouterDcRouter(TableRouter):
 
     def _batch_moments(self, queries: Sequence[Query]) -> tuple[FloatArray, FloatArray]:
         plain_QD, vector_QD = self._vectors(queries)
-        mean_QMA, std_QMA = self._measures.moments(plain_QD)
+        mean_QMA, std_QMA = self._measures.of_vectors(plain_QD)
         cosine_KQA = self._space.cosines(vector_QD)
         mapped = [self._calibration(_scores(cosine_QA, self.settings.maps)) for cosine_QA in cosine_KQA]
         mean_QMA[:, 0], std_QMA[:, 0] = average(mapped)
@@ -169,7 +169,7 @@ def fit(table: OutcomeTable, parameters: Mapping[str, Scalar], encoder: Encoder 
         Columns.of(rows.cells_RMA[:, :1]),
         one_map=settings.maps == "one",
     )
-    measures = fit_linear_measures(rows.statistics, table, encoder)
+    measures = ridge.fit(table.select_arms(rows.statistics.arms), {}, encoder)
     return RouterDcRouter(
         rows.statistics, settings, encoder, space, calibration, measures, text_model=text_model
     )
@@ -187,7 +187,7 @@ def restore(state: RouterState) -> TableRouter:
         space = Space.restored(state.arrays, size, len(state.statistics.arms))
         arms = len(state.statistics.arms)
         calibration = Calibration.of(state.arrays, arms, arms if settings.maps == "all" else 1)
-        measures = LinearMeasures.of(state.statistics, state.arrays, encoder.dimension)
+        measures = ridge.companion(state)
     except DataError as error:
         raise DataError(f"router {NAME}: {error}") from error
     return RouterDcRouter(

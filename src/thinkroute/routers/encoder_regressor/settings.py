@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from thinkroute.errors import ConfigError
-from thinkroute.routers.encoder_regressor_network import POOLINGS, PRECISIONS
+from thinkroute.routers.encoder_regressor.network import POOLINGS, PRECISIONS
 from thinkroute.routers.settings import read_settings
 from thinkroute.signals.base import Scalar
 

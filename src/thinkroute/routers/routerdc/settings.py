@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from thinkroute.errors import ConfigError
-from thinkroute.routers.encoder_regressor_network import POOLINGS, PRECISIONS
+from thinkroute.routers.encoder_regressor.network import POOLINGS, PRECISIONS
 from thinkroute.routers.settings import read_settings
 from thinkroute.signals.base import Scalar
 

@@ -14,10 +14,10 @@ from typing import Any, Final
 import numpy as np
 
 from thinkroute.routers.adamw import AdamW
-from thinkroute.routers.encoder_regressor_network import load_network
-from thinkroute.routers.encoder_regressor_text import TextGraph
-from thinkroute.routers.routerdc_losses import Picks, Weights, clusters, dual_loss, partners, pick, unit
-from thinkroute.routers.routerdc_settings import RouterDcSettings
+from thinkroute.routers.encoder_regressor.network import load_network
+from thinkroute.routers.encoder_regressor.text import TextGraph
+from thinkroute.routers.routerdc.losses import Picks, Weights, clusters, dual_loss, partners, pick, unit
+from thinkroute.routers.routerdc.settings import RouterDcSettings
 from thinkroute.routers.table import FloatArray
 from thinkroute.routers.training_rows import IntArray
 from thinkroute.signals.base import Matrix

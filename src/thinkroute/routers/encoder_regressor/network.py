@@ -18,7 +18,7 @@ from typing import Any, Final, cast
 import numpy as np
 
 from thinkroute.errors import ConfigError, DataError
-from thinkroute.routers.encoder_regressor_text import TextGraph, TextModel, TokenCutter
+from thinkroute.routers.encoder_regressor.text import TextGraph, TextModel, TokenCutter
 from thinkroute.signals.extras import optional
 
 POOLINGS: Final = ("mean", "cls")

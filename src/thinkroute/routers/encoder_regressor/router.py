@@ -21,9 +21,9 @@ import numpy as np
 
 from thinkroute.errors import DataError
 from thinkroute.routers.base import ArmStatistics, RouterKind, RouterState, TableRouter
-from thinkroute.routers.encoder_regressor_settings import NAME, EncoderRegressorSettings, settings_of
-from thinkroute.routers.encoder_regressor_text import TextGraph, TextModel
-from thinkroute.routers.encoder_regressor_training import fine_tune
+from thinkroute.routers.encoder_regressor.settings import NAME, EncoderRegressorSettings, settings_of
+from thinkroute.routers.encoder_regressor.text import TextGraph, TextModel
+from thinkroute.routers.encoder_regressor.training import fine_tune
 from thinkroute.routers.log_scales import Scales
 from thinkroute.routers.score_calibration import Calibration, Columns, calibrate, flat
 from thinkroute.routers.table import FloatArray, OutcomeTable

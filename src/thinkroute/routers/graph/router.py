@@ -1,7 +1,7 @@
 """GraphRouter: arms are nodes of a graph of queries and outcomes, so an arm can join without retraining.
 
 Feng et al. (arXiv 2410.03834): predict the edges between queries and models from descriptions and known outcomes. What
-passes along edges is in `graph_layers`, how it is learned in `graph_training`. A query enters the decoder as it is
+passes along edges is in `graph.layers`, how it is learned in `graph.training`. A query enters the decoder as it is
 before any message, so serving one is a projection and one product per arm and measure, in numpy; arms' states are
 settled when fitting. `with_arm` adds an arm from its description, size, price and a few outcomes: its state is
 computed by the trained layers, nothing else changes.
@@ -34,10 +34,10 @@ from numpy.typing import NDArray
 
 from thinkroute.errors import ConfigError, DataError
 from thinkroute.routers.base import ArmStatistics, RouterKind, RouterState, TableRouter
-from thinkroute.routers.graph_layers import Graph, arm_states, decode
-from thinkroute.routers.graph_nodes import NodeScales, Tasks
-from thinkroute.routers.graph_settings import NAME, GraphSettings, settings_of
-from thinkroute.routers.graph_training import Lesson, Member, train
+from thinkroute.routers.graph.layers import Graph, arm_states, decode
+from thinkroute.routers.graph.nodes import NodeScales, Tasks
+from thinkroute.routers.graph.settings import NAME, GraphSettings, settings_of
+from thinkroute.routers.graph.training import Lesson, Member, train
 from thinkroute.routers.log_scales import Scales
 from thinkroute.routers.score_calibration import Calibration, Columns, average, calibrate, flat
 from thinkroute.routers.table import ArmInfo, FloatArray, OutcomeTable

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from thinkroute.routers.encoder_regressor_network import Network, load_network
-from thinkroute.routers.encoder_regressor_settings import EncoderRegressorSettings
-from thinkroute.routers.encoder_regressor_text import TextGraph
+from thinkroute.routers.encoder_regressor.network import Network, load_network
+from thinkroute.routers.encoder_regressor.settings import EncoderRegressorSettings
+from thinkroute.routers.encoder_regressor.text import TextGraph
 from thinkroute.routers.log_scales import Scales
 from thinkroute.routers.table import FloatArray
 from thinkroute.routers.training_rows import Fold, IntArray

@@ -5,7 +5,7 @@ learned must serve an arm with four outcomes as well as one with thousands. Half
 average one, so that steps work for an arm that its description tells nothing of.
 Starting point: vectors are the leading principal directions, a layer is one step of ridge regression, the first state
 is the average arm's, and descriptions tell averages only.
-Shape letters as in `graph_layers`; D numbers of a query's vector beside its task's, H = S − 1.
+Shape letters as in `graph.layers`; D numbers of a query's vector beside its task's, H = S − 1.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Final
 import numpy as np
 
 from thinkroute.routers.adamw import AdamW
-from thinkroute.routers.graph_layers import ArmWeights, Graph, arm_states, loss_and_gradients
-from thinkroute.routers.graph_settings import GraphSettings
+from thinkroute.routers.graph.layers import ArmWeights, Graph, arm_states, loss_and_gradients
+from thinkroute.routers.graph.settings import GraphSettings
 from thinkroute.routers.score_calibration import logit
 from thinkroute.routers.table import FloatArray
 from thinkroute.routers.training_rows import IntArray

@@ -1,0 +1,265 @@
+"""What one decision costs, text in, `Decision` out: ten arms, ten thousand training outcomes, one core.
+
+Times `router.predict` and the policy's choice together, as a gateway calls them, for the default fitted router and for
+the prior, at several prompt lengths. Texts differ from call to call. Between two timed calls nothing else is done, so
+caches are as warm as under load; docs/benchmarks.md says what a call costs after a pause. Wall time is reported beside
+CPU time, since on a shared machine the first holds other tenants' work too. Writes `docs/results/decisions.json`.
+
+    python benchmarks/decisions.py            the measurement, some minutes: most of it fitting
+    python benchmarks/decisions.py --check    also fail when a number is over benchmarks/decision_thresholds.json
+    python benchmarks/decisions.py --quick    the whole path with tiny counts; its numbers mean nothing
+"""
+
+from __future__ import annotations
+
+import os
+
+# One core is what is promised. Read when numpy loads.
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
+
+import argparse
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from harness.machine import Machine, commit, load_average, machine
+
+from thinkroute.policy import choose
+from thinkroute.routers import OutcomeTable, fit_router
+from thinkroute.routers.base import Router
+from thinkroute.routers.realtext import ArmFacts, RealTextPrior
+from thinkroute.signals import fit_encoder
+from thinkroute.types import Arm, ComputePrices, Effort, Price, Query, estimate_tokens
+
+BENCHMARKS = Path(__file__).resolve().parent
+THRESHOLDS = BENCHMARKS / "decision_thresholds.json"
+ARM_COUNT = 10
+PROMPT_TOKENS = (32, 128, 1000, 4000, 16_000)
+_RARE = 20_000
+_SYLLABLES = ("ka", "ri", "son", "tel", "mor", "pli", "gan", "ves", "tur", "hed", "lo", "bin")
+_COMMON = [
+    "the",
+    "of",
+    "and",
+    "to",
+    "in",
+    "a",
+    "is",
+    "that",
+    "for",
+    "it",
+    "as",
+    "was",
+    "with",
+    "be",
+    "by",
+    "on",
+    "not",
+    "he",
+    "his",
+    "but",
+    "at",
+    "are",
+    "this",
+    "have",
+    "from",
+    "or",
+    "had",
+    "an",
+    "they",
+]
+
+
+class DecisionTime(msgspec.Struct, frozen=True):
+    """One router at one prompt length, microseconds."""
+
+    router: str
+    training_queries: int
+    training_outcomes: int
+    prompt_tokens: int
+    prompt_bytes: int
+    wall_p50_us: float
+    wall_p95_us: float
+    cpu_us: float
+    """CPU time per decision, the best of several blocks: other tenants can only add to it."""
+    decisions_per_s: float
+    """Of one core: a million over `cpu_us`."""
+
+
+class DecisionResult(msgspec.Struct, frozen=True, kw_only=True):
+    """The stored file."""
+
+    command: str
+    created: str
+    commit: str
+    machine: Machine
+    load_average: list[float]
+    arms: int
+    seed: int
+    calls: int
+    decisions: list[DecisionTime]
+
+
+def texts(count: int, tokens: int, seed: int) -> list[str]:
+    """Prompts of about so many tokens: half common words, half from a vocabulary as large as people's, some numbers."""
+    rng = np.random.default_rng(seed)
+    parts = rng.integers(len(_SYLLABLES), size=(_RARE, 3)).tolist()
+    rare = ["".join(_SYLLABLES[part] for part in word) for word in parts]
+    other = [*(str(number) for number in range(1000)), *["x = f(y) + 1,"] * 700]
+    made: list[str] = []
+    for _ in range(count):
+        kind_W = rng.choice(3, size=tokens * 2, p=[0.5, 0.43, 0.07])
+        place_W = rng.integers(1 << 30, size=tokens * 2).tolist()
+        lists = (_COMMON, rare, other)
+        words = [
+            lists[kind][place % len(lists[kind])]
+            for kind, place in zip(kind_W.tolist(), place_W, strict=True)
+        ]
+        made.append(" ".join(words)[: tokens * 4 - 1] + "?")
+    return made
+
+
+def outcomes(queries: int, seed: int) -> OutcomeTable:
+    """Outcomes of ten arms on short prompts: later arms are better, and better still on longer prompts."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(10, 150, size=queries)
+    vocabulary = " ".join(texts(40, 400, seed)).split()
+    prompts = [
+        " ".join(rng.choice(vocabulary, size=int(length))) + f" {row}" for row, length in enumerate(lengths)
+    ]
+    skill_QA = np.linspace(-1, 2, ARM_COUNT) - (lengths[:, None] - 80) / 60
+    return OutcomeTable(
+        query_ids=tuple(f"q{row}" for row in range(queries)),
+        texts=tuple(prompts),
+        arms=tuple(f"m{arm}@default" for arm in range(ARM_COUNT)),
+        measured={
+            "quality": (rng.random(skill_QA.shape) < 1 / (1 + np.exp(-skill_QA))).astype(np.float64),
+            "prompt_tokens": np.repeat(lengths[:, None].astype(np.float64), ARM_COUNT, axis=1),
+            "answer_tokens": rng.lognormal(5, 0.5, skill_QA.shape),
+        },
+    )
+
+
+def time_router(router: Router, prompts: Sequence[str], blocks: int) -> tuple[list[float], float]:
+    """Wall microseconds of every call, and the CPU microseconds of a call in the best block."""
+    arms = tuple(Arm("direct", (f"m{arm}",), Effort("default")) for arm in range(ARM_COUNT))
+    ids = [arm.id for arm in arms]
+    prices = {arm.models[0]: Price(0.1 * 2**place, 0.4 * 2**place) for place, arm in enumerate(arms)}
+    dial = ComputePrices(0.01)
+    wall: list[float] = []
+    best_us = float("inf")
+    for _ in range(blocks):
+        queries = [Query(text, prompt_tokens=estimate_tokens(len(text))) for text in prompts]
+        began_cpu = time.process_time()
+        for query in queries:
+            began = time.perf_counter()
+            decision = choose(arms, router.predict(query, ids), dial, prices, router=router.version)
+            wall.append((time.perf_counter() - began) * 1e6)
+            if decision is None:
+                raise RuntimeError("no decision was made")
+        best_us = min(best_us, (time.process_time() - began_cpu) / len(queries) * 1e6)
+    return wall, best_us
+
+
+def measure(sizes: Sequence[int], calls: int, encoder: str, seed: int) -> Iterator[DecisionTime]:
+    """All routers at all lengths; fitted ones on so many training queries."""
+    blocks = max(calls // 16, 1)
+    facts = {
+        f"m{arm}@default": ArmFacts(name=f"m{arm}", output_usd_per_mtok=0.4 * 2**arm)
+        for arm in range(ARM_COUNT)
+    }
+    routers: list[tuple[str, int, Router]] = [("prior for real text", 0, RealTextPrior(facts))]
+    for size in filter(None, sizes):
+        table = outcomes(size, seed)
+        fitted = fit_router("guarded_knn", table, encoder=fit_encoder(encoder, table.texts))
+        routers.append((f"guarded_knn on {encoder}", size, fitted))
+    for name, size, router in routers:
+        for tokens in PROMPT_TOKENS:
+            prompts = texts(calls, tokens, seed + tokens)
+            time_router(router, prompts, 1)
+            wall, cpu_us = time_router(router, prompts, blocks)
+            yield DecisionTime(
+                router=name,
+                training_queries=size,
+                training_outcomes=size * ARM_COUNT,
+                prompt_tokens=tokens,
+                prompt_bytes=len(prompts[0]),
+                wall_p50_us=round(float(np.median(wall)), 1),
+                wall_p95_us=round(float(np.quantile(wall, 0.95)), 1),
+                cpu_us=round(cpu_us, 1),
+                decisions_per_s=round(1e6 / cpu_us),
+            )
+
+
+def violations(decisions: Sequence[DecisionTime], limit_us: dict[str, float]) -> list[str]:
+    """Numbers over their limits, by prompt length in tokens."""
+    return [
+        f"{found.router}, {found.training_queries} queries, {found.prompt_tokens} tokens: {found.cpu_us} > {limit} us"
+        for found in decisions
+        for tokens, limit in limit_us.items()
+        if found.prompt_tokens == int(tokens) and found.cpu_us > limit
+    ]
+
+
+def main() -> int:
+    """Run as a command."""
+    from rich.console import Console
+    from rich.table import Table
+
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--check", action="store_true")
+    parser.add_argument(
+        "--queries",
+        type=int,
+        action="append",
+        help="training queries, 0: prior alone; default: 1000 and 10000",
+    )
+    parser.add_argument("--calls", type=int, default=192, help="different prompts of each length")
+    parser.add_argument("--encoder", default="hashed_ngrams", help="of the fitted router")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--output", type=Path, default=BENCHMARKS.parent / "docs" / "results" / "decisions.json"
+    )
+    chosen = parser.parse_args()
+    sizes, calls = ([60], 8) if chosen.quick else (chosen.queries or [1_000, 10_000], chosen.calls)
+    decisions = list(measure(sizes, calls, chosen.encoder, chosen.seed))
+    result = DecisionResult(
+        command="python " + shlex.join(sys.argv),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        commit=commit(),
+        machine=machine(),
+        load_average=load_average(),
+        arms=ARM_COUNT,
+        seed=chosen.seed,
+        calls=calls,
+        decisions=decisions,
+    )
+    chosen.output.parent.mkdir(parents=True, exist_ok=True)
+    chosen.output.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n")
+    table = Table("router", "queries", "tokens", "wall p50 µs", "p95", "CPU µs", "decisions/s")
+    for found in decisions:
+        numbers = (found.wall_p50_us, found.wall_p95_us, found.cpu_us, found.decisions_per_s)
+        table.add_row(
+            found.router,
+            str(found.training_queries),
+            str(found.prompt_tokens),
+            *(f"{n:.0f}" for n in numbers),
+        )
+    console = Console()
+    console.print(table)
+    over = violations(decisions, msgspec.json.decode(THRESHOLDS.read_bytes(), type=dict[str, float]))
+    for line in over if chosen.check else ():
+        console.print(line, highlight=False)
+    return 1 if chosen.check and over else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""RouterDC: one vector per arm, two contrastive losses."""
