@@ -19,6 +19,7 @@ _LADDER: tuple[EffortLevel, ...] = ("off", "minimal", "low", "medium", "high", "
 _BUDGET = re.compile(r"budget=([0-9]{1,9})")
 _CASCADE = re.compile(r"cascade\((.*)\)", re.DOTALL)
 _ARROW = re.compile(r"->|→")
+_RELAY = re.compile(r"relay\(\s*([^()]+?)\s*(?:->|→|~>|⇢)\s*([^()]+?)\s*\)(?:@(.*))?", re.DOTALL)
 
 FORCED = "<forced>"
 """Owner of tokens written by us, not by a model: the stop text of a thinking budget."""
@@ -86,8 +87,8 @@ class Arm:
     stages: tuple[Arm, ...] = ()
     """What a cascade may run, in order; empty for every other program."""
     id: str = field(init=False, repr=False, compare=False)
-    """Stable name, unique among arms: `model@effort`, `program(a → b)@effort` for several models, or
-    `cascade(model@effort -> model@effort)`, whose stages have an effort each."""
+    """Stable name, unique among arms: `model@effort`, `program(a → b)@effort` for several models,
+    `relay(student -> teacher)@effort`, or `cascade(model@effort -> model@effort)`, whose stages have an effort each."""
 
     @classmethod
     def cascade(cls, stages: Sequence[Arm]) -> Arm:
@@ -104,7 +105,8 @@ class Arm:
             object.__setattr__(self, "id", f"{self.program}({listed})")
             return
         single = self.program in ("direct", "budgeted")
-        name = self.models[0] if single else f"{self.program}({' → '.join(self.models)})"
+        arrow = " -> " if self.program == "relay" else " → "
+        name = self.models[0] if single else f"{self.program}({arrow.join(self.models)})"
         object.__setattr__(self, "id", f"{name}@{self.effort}")
 
 
@@ -328,6 +330,14 @@ def stage_names(arm_id: str) -> tuple[str, ...]:
     """The stages of `cascade(a@x -> b@y)` as written (`→` and any white space are fine); empty for any other text."""
     match = _CASCADE.fullmatch(arm_id.strip())
     return tuple(name.strip() for name in _ARROW.split(match.group(1))) if match else ()
+
+
+def relay_names(arm_id: str) -> tuple[str, str, str] | None:
+    """Student, teacher and effort of `relay(a -> b)@effort` as written (`⇢`, `~>` and any white space are fine; the
+    effort may be empty); None for any other text.
+    """
+    match = _RELAY.fullmatch(arm_id.strip())
+    return (match.group(1), match.group(2), match.group(3) or "") if match else None
 
 
 def arm_by_id(arms: Sequence[Arm], arm_id: str) -> Arm | None:

@@ -73,12 +73,38 @@ def _caption(card: dict[str, Any]) -> str:
     prompt = sum(leg["prompt_tokens"] for leg in legs)
     provenance = ", ".join(dict.fromkeys(leg.get("provenance", "unknown") for leg in legs)) or "none"
     ttft = card.get("ttft_s")
-    return _stages(card) + (
-        f"spent {dollars(card.get('cost_usd'))}: {prompt} prompt + {thinking} thinking + {answer} answer tokens "
-        f"({provenance}) in {len(legs)} call(s), {card.get('latency_s', 0.0):.3f} s"
-        + (f", first token after {ttft:.3f} s" if ttft is not None else "")
-        + f"; router {card.get('router')}, finish {card.get('finish_reason')}, status {card['status']}"
+    return (
+        _stages(card)
+        + _hand_overs(card)
+        + (
+            f"spent {dollars(card.get('cost_usd'))}: {prompt} prompt + {thinking} thinking + {answer} answer tokens "
+            f"({provenance}) in {len(legs)} call(s), {card.get('latency_s', 0.0):.3f} s"
+            + (f", first token after {ttft:.3f} s" if ttft is not None else "")
+            + f"; router {card.get('router')}, finish {card.get('finish_reason')}, status {card['status']}"
+        )
     )
+
+
+def _hand_overs(card: dict[str, Any]) -> str:
+    """The teacher's share of a relay, and one line per command of the student."""
+    relay = card.get("relay")
+    if not relay:
+        return ""
+    lines = (
+        f"{relay['teacher']} wrote {relay['teacher_share']:.1%} of the tokens "
+        f"(asked for {relay['teacher_share_asked']:.1%})\n"
+    )
+    for each in relay["hand_overs"]:
+        error = f" ({each['error']})" if each.get("error") else ""
+        lines += (
+            f"after {each['after_tokens']} tokens: asked {each['asked_tokens']}, {each['outcome']}{error}"
+        )
+        if each["granted_tokens"]:
+            lines += (
+                f", {each['tokens']} tokens for {dollars(each.get('cost_usd'))} in {each['latency_s']:.3f} s"
+            )
+        lines += "\n"
+    return lines
 
 
 def _stages(card: dict[str, Any]) -> str:

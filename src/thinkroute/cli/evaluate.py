@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from thinkroute.cli import evaluate_log, misroutes
+from thinkroute.cli import evaluate_log, evaluate_relay, misroutes
 from thinkroute.cli.data import DataOption, JsonOption
 
 if TYPE_CHECKING:
@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    """Add this command, and its relatives for decision logs and for prompts meant to mislead."""
+    """Add this command, and its relatives for decision logs, relays and prompts meant to mislead."""
     app.command("evaluate")(evaluate)
     app.command("evaluate-log")(evaluate_log.evaluate_log)
+    app.command("evaluate-relay")(evaluate_relay.evaluate_relay)
     app.command("misroutes")(misroutes.misroutes)
 
 

@@ -186,6 +186,23 @@ def export(
     stdout().print(f"{member}: written to {gguf}", highlight=False)
 
 
+@app.command("serve")
+def serve_members(
+    member: MemberOption = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; it takes no keys.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8001,
+) -> None:
+    """Serve members' raw /v1/completions, e.g. as the teacher of a relay in another process."""
+    from thinkroute.cli.console import out as stdout
+    from thinkroute.fleet import shipped
+    from thinkroute.fleet.server import NAME_PREFIX, serve
+
+    members = _known(member, shipped.names())
+    listed = ", ".join(NAME_PREFIX + name for name in members)
+    stdout().print(f"{listed} at http://{host}:{port}/v1/completions", highlight=False, soft_wrap=True)
+    serve(members, host, port)
+
+
 def _known(chosen: Sequence[str] | None, known: tuple[str, ...]) -> tuple[str, ...]:
     for name in chosen or ():
         if name not in known:

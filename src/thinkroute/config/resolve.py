@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from thinkroute.catalog import Model, family_named, family_of
 from thinkroute.config.schema import ArmSection, Config, ModelSection
 from thinkroute.errors import ConfigError
-from thinkroute.types import Arm, Effort, Price, arm_by_id, stage_names
+from thinkroute.types import Arm, Effort, Price, arm_by_id, relay_names, stage_names
 
 AUTO = "auto"
 _MODEL_NAME_BANS = ("@", "(", ")")
@@ -39,6 +39,12 @@ class Resolved:
     """`auto` and the configured names."""
     declared_quality: Mapping[str, float] = field(default_factory=dict[str, float])
     """Arm id → the user's own guess of quality, where one was written."""
+
+    @property
+    def every_arm(self) -> tuple[Arm, ...]:
+        """The arms behind `auto` and the configured names, each once."""
+        arms = {arm.id: arm for name in self.virtual_models.values() for arm in name.arms}
+        return tuple(arms.values())
 
 
 def resolve(config: Config, fleet: Sequence[Model] = (), fleet_arms: Sequence[Arm] = ()) -> Resolved:
@@ -167,6 +173,25 @@ def _arms(
     return tuple(arms.values()), declared
 
 
+def _parse_relay(student: str, teacher: str, effort: str, models: Mapping[str, Model], where: str) -> Arm:
+    """A relay is as good as what both its models can do: continue a message, at the same effort."""
+    members = [_parse_arm(f"{name}@{effort or 'default'}", models, where) for name in (student, teacher)]
+    if student == teacher:
+        raise ConfigError(f"{where}: a relay needs two different models, not {student!r} twice", param=where)
+    if any(member.effort.budget_tokens is not None for member in members):
+        raise ConfigError(f"{where}: a relay has no thinking budget; use off, on or default", param=where)
+    if members[0].effort.level not in ("off", "on", "default"):
+        raise ConfigError(f"{where}: a raw message carries no level; use off, on or default", param=where)
+    for name in (student, teacher):
+        if models[name].engine != "embedded" and models[name].continuation != "completions":
+            raise ConfigError(
+                f"{where}: a relay hands a raw message over, which model {name!r} cannot take; set "
+                "`continuation: completions` for it where its server has /v1/completions",
+                param=where,
+            )
+    return Arm("relay", (student, teacher), members[0].effort)
+
+
 def _arm_text(entry: ArmSection) -> str:
     return entry.model if stage_names(entry.model) else f"{entry.model}@{entry.effort}"
 
@@ -183,6 +208,8 @@ def _parse_cascade(text: str, models: Mapping[str, Model], where: str) -> Arm:
 def _parse_arm(text: str, models: Mapping[str, Model], where: str) -> Arm:
     if stage_names(text):
         return _parse_cascade(text, models, where)
+    if (names := relay_names(text)) is not None:
+        return _parse_relay(*names, models, where)
     name, _, effort_text = text.partition("@")
     model = models.get(name)
     if model is None:

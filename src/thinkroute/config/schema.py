@@ -95,7 +95,7 @@ class ArmSection(Section):
     """One way of answering, written out."""
 
     model: str = Field(
-        description="A name under `models` (or `student`, `teacher` of the fleet), or "
+        description="A name under `models` (or `student`, `teacher` of the fleet), `relay(student -> teacher)`, or "
         "`cascade(small@off -> large@high)`, whose stages have their own efforts."
     )
     effort: str = Field(default="default", description="off, on, low, medium, high, …, or budget=<tokens>.")
@@ -157,6 +157,20 @@ class RouterSection(Section):
 
     path: str | None = Field(
         default=None, description="Folder written by `thinkroute fit`; default: the shipped prior."
+    )
+
+
+class RelaySection(Section):
+    """Bounds of relay arms, whatever a student asks for."""
+
+    most_calls: Annotated[int, Field(ge=0, le=64)] = Field(
+        default=8, description="Commands of a student that are answered in one request."
+    )
+    most_tokens_per_call: Annotated[int, Field(gt=0)] = Field(
+        default=256, description="Tokens the teacher may write in one hand-over."
+    )
+    teacher_timeout_s: Annotated[float, Field(gt=0)] = Field(
+        default=30.0, description="Longest one hand-over may take; then the student goes on alone."
     )
 
 
@@ -226,5 +240,6 @@ class Config(Section):
     )
     policy: PolicySection = PolicySection()
     router: RouterSection = RouterSection()
+    relay: RelaySection = RelaySection()
     cascade: CascadeSection = CascadeSection()
     store: StoreSection = StoreSection()

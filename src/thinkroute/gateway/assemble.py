@@ -12,6 +12,7 @@ from thinkroute.catalog import Model
 from thinkroute.config import Config, Resolved, load_config, resolve
 from thinkroute.config.resolve import automatic_arms
 from thinkroute.errors import ConfigError
+from thinkroute.gateway.relaying import check_relays
 from thinkroute.gateway.runtime import Runtime, ScopeCheck
 from thinkroute.programs.protocol import Engine
 from thinkroute.routers.base import Router
@@ -99,6 +100,7 @@ def assemble(config: Config, store: Store | None = None, router: Router | None =
     from thinkroute.fleet import shipped
 
     resolved = resolve(config, shipped.models(), shipped.arms())
+    check_relays(resolved)
     check_scope = _scope_check(resolved)
     return Runtime(
         resolved=resolved,

@@ -9,6 +9,7 @@ from contextlib import aclosing
 
 from thinkroute.errors import ConfigError, OutOfScope, ThinkrouteError
 from thinkroute.gateway.exchange import Exchange
+from thinkroute.gateway.relaying import relay_program
 from thinkroute.gateway.routing import answer_floor_tokens
 from thinkroute.gateway.runtime import Runtime
 from thinkroute.programs import build
@@ -34,7 +35,9 @@ def prepare(runtime: Runtime, exchange: Exchange, body: bytes) -> Run:
     runtime.metrics.decided(time.perf_counter() - decide_from)
     arm = route.decision.arm
     exchange.ignored_fields = runtime.ignored_fields(arm, request.options)
-    program = _program(runtime, exchange, request)
+    program = (
+        relay_program(runtime, exchange) if arm.program == "relay" else _program(runtime, exchange, request)
+    )
     prompt = Prompt(request.messages, request.options, request.stream)
     exchange.run = Run(program, prompt, runtime.engines, runtime.dispatcher.model_prices)
     return exchange.run

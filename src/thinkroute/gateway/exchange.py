@@ -16,6 +16,7 @@ from thinkroute.errors import RequestError, ThinkrouteError, http_status
 from thinkroute.gateway.routing import Route
 from thinkroute.programs.cascade import CascadeLog
 from thinkroute.programs.driver import Run
+from thinkroute.programs.relay import RelayLog
 from thinkroute.types import Ledger
 from thinkroute.wire.openai_chat.inbound import ChatRequest
 
@@ -40,6 +41,8 @@ class Exchange:
     request: ChatRequest | None = None
     route: Route | None = None
     run: Run | None = None
+    relay: RelayLog | None = None
+    """What a relay did; None for every other program."""
     cascade: CascadeLog | None = None
     """What a cascade did; None for every other program."""
     ignored_fields: tuple[str, ...] = ()
@@ -141,6 +144,7 @@ class Exchange:
             "models": list(decision.arm.models),
             "effort": str(decision.arm.effort),
             "reason_codes": list(self.reason_codes),
+            **({"teacher_share": self.relay.teacher_share} if self.relay else {}),
             **({"answered_by": self.cascade.accepted} if self.cascade else {}),
             "predicted_cost_usd": self.predicted_cost_usd,
             "cost_usd": ledger.cost_usd,
@@ -166,7 +170,7 @@ class Exchange:
         """Why this arm, and what of the request was read or cut in a way worth saying."""
         if self.route is None:
             return ()
-        late = self.cascade.notes if self.cascade else ()
+        late = [*(self.relay.notes if self.relay else ()), *(self.cascade.notes if self.cascade else ())]
         return (*self.route.decision.reason_codes, *self.route.notes, *late)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from thinkroute.gateway.exchange import Exchange
+from thinkroute.gateway.relaying import relay_record
 from thinkroute.programs.cascade import StageReport
 from thinkroute.store.record import DecisionRecord, LegRecord, ScoreRecord, StageRecord
 from thinkroute.types import ArmScore, LedgerEntry
@@ -68,6 +69,7 @@ def to_record(exchange: Exchange, *, log_content: bool) -> DecisionRecord:
         ttft_s=exchange.ttft_s,
         latency_s=exchange.latency_s,
         finish_reason=exchange.run.finish if exchange.run else None,
+        relay=relay_record(exchange),
         **known,
     )
 

@@ -28,13 +28,24 @@ from thinkroute.errors import (
     UnknownModel,
     UnsupportedRequest,
 )
+from thinkroute.gateway.relay_bounds import relay_bounds
 from thinkroute.policy import Constraints, Exploration, SpendBudget, choose
 from thinkroute.policy.choose import OVER_REQUEST_BUDGET, OVER_SPEND_BUDGET, PRICE_UNKNOWN
 from thinkroute.programs import ANSWER_FLOOR_TOKENS
 from thinkroute.programs.budgeted import thinking_allowance
 from thinkroute.routers.base import Router
 from thinkroute.routers.cascade import CascadeRules
-from thinkroute.types import Arm, ComputePrices, Decision, Effort, Prediction, Price, Query, stage_names
+from thinkroute.types import (
+    Arm,
+    ComputePrices,
+    Decision,
+    Effort,
+    Prediction,
+    Price,
+    Query,
+    relay_names,
+    stage_names,
+)
 from thinkroute.wire.openai_chat.inbound import ChatRequest
 
 MISSING_CAPABILITY = "missing_capability"
@@ -185,6 +196,8 @@ class Dispatcher:
             UnknownModel: no such name.
             UnsupportedRequest: the name exists, the effort cannot be honoured.
         """
+        if relay_names(request.model) is not None:
+            return self._relay(request)
         if stages := stage_names(request.model):
             return self._cascade(" -> ".join(stages))
         name, suffix = self._split(request.model)
@@ -224,6 +237,21 @@ class Dispatcher:
             return Candidates((arm,), value_usd, notes, pinned=True)
         own = tuple(arm for arm in self._resolved.arms if arm.models == (name,))
         return Candidates(own or tuple(automatic_arms(model, ())), value_usd, pinned=True)
+
+    def _relay(self, request: ChatRequest) -> Candidates:
+        """A relay asked for by name; it must be one of the configured arms."""
+        every = {arm.id: arm for arm in self._resolved.every_arm if arm.program == "relay"}
+        student, teacher, effort = relay_names(request.model) or ("", "", "")
+        wanted = effort or str(request.effort or Effort())
+        arm = every.get(f"relay({student} -> {teacher})@{wanted}")
+        if arm is None:
+            raise UnknownModel(
+                f"{request.model!r:.200} is not among the arms; list it under `arms:`. "
+                f"There are: {', '.join(every) or 'none'}",
+                param="model",
+            )
+        _agree(arm.effort if effort else None, request.effort)
+        return Candidates((arm,), self._resolved.config.policy.value_usd, pinned=True)
 
     def _cascade(self, listed: str) -> Candidates:
         """A cascade asked for by name; it must be one of the configured arms."""
@@ -281,6 +309,8 @@ class Dispatcher:
         for arm in arms:
             models = [self._resolved.models[name] for name in arm.models]
             reasons = _misfits(models, query)
+            if arm.program == "relay":
+                reasons += [f"{MISSING_CAPABILITY}:{need}" for need in sorted(query.needs)]
             if out_of_scope is not None and any(model.engine == "embedded" for model in models):
                 reasons.append(OUT_OF_SCOPE)
             cap = self._affordable(arm, query, left_usd)
@@ -298,7 +328,7 @@ class Dispatcher:
         if not budgets.in_dollars:
             return query.max_tokens, 0.0
         stages = arm.stages or (arm,)
-        if any(stage.models[0] not in self._prices for stage in stages):
+        if any(name not in self._prices for name in arm.models):
             return PRICE_UNKNOWN
         if query.needs & _UNBOUNDED_PARTS:
             return UNBOUNDED_PROMPT
@@ -316,6 +346,8 @@ class Dispatcher:
 
     def _bounds(self, arm: Arm, query: Query) -> tuple[float, float]:
         """Dollars of the prompt, and of each generated token, at most."""
+        if arm.program == "relay":
+            return relay_bounds(arm, self._resolved, query.prompt_tokens_most)
         price = self._prices[arm.models[0]]
         # A second leg is billed the prompt and the thinking again as its prompt.
         legs = 2 if arm.effort.thinks and can_be_cut(self._resolved.models[arm.models[0]]) else 1

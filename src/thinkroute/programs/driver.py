@@ -15,13 +15,26 @@ from typing import Any
 from thinkroute.errors import (
     EngineProtocolError,
     EngineRejected,
+    EngineTimeout,
     EngineUnavailable,
     Overloaded,
     RequestError,
     ThinkrouteError,
 )
-from thinkroute.programs.effects import Adopt, Append, Ask, Draft, Drafted, Effect, Generate, Program, Return
+from thinkroute.programs.effects import (
+    Adopt,
+    Append,
+    Ask,
+    Draft,
+    Drafted,
+    Effect,
+    Generate,
+    Interrupted,
+    Program,
+    Return,
+)
 from thinkroute.programs.protocol import Call, Chunk, Engine, Segment, SegmentFinish, Upstream
+from thinkroute.programs.view import View
 from thinkroute.types import FORCED, Channel, Ledger, LedgerEntry, Price, Usage, estimate_tokens
 
 
@@ -85,7 +98,6 @@ class Run:
 
     async def _perform(self, message: _Message, legs: list[LedgerEntry]) -> AsyncGenerator[Delta, None]:
         """Write one message, yielding its text; its legs are noted in `legs` beside the ledger."""
-        segments, answered = message.segments, False
         effect = message.begin()
         while not isinstance(effect, Return):
             reply: Segment | None = None
@@ -94,27 +106,66 @@ class Run:
                 for delta in deltas:
                     yield delta
             else:
-                call = _call(effect, message.prompt, segments)
-                streamed = isinstance(effect, Generate)
                 try:
-                    with self._measured(call, legs) as leg:
-                        async with aclosing(self._engines[call.model].generate(call)) as items:
-                            async for item in items:
-                                leg.see(item)
-                                if isinstance(item, Segment):
-                                    reply = item
-                                elif streamed:
-                                    answered = answered or item.channel == "answer"
-                                    yield Delta(item.channel, item.text, call.model, item)
+                    async with aclosing(self._leg(effect, message, legs)) as items:
+                        async for item in items:
+                            if isinstance(item, Delta):
+                                yield item
+                            else:
+                                reply = item
                 except ThinkrouteError as failure:
-                    if answered:
+                    if message.answered:
                         raise
                     effect = message.fail(failure)
                     continue
-                if streamed and reply is not None:
-                    segments.append(reply)
             effect = message.advance(reply)
         message.finish = effect.finish
+
+    async def _leg(
+        self, effect: Generate | Ask, message: _Message, legs: list[LedgerEntry]
+    ) -> AsyncGenerator[Delta | Segment, None]:
+        """Perform one engine call: what the caller sees of it, then the reply."""
+        call = _call(effect, message.prompt, message.segments)
+        view = View(effect, inside_thinking=_inside_thinking(message.segments))
+        reply: Segment | None = None
+        try:
+            with self._measured(call, legs) as leg:
+                async with aclosing(self._items(call, effect)) as items:
+                    async for item in items:
+                        leg.see(item)
+                        if isinstance(item, Segment):
+                            reply = item
+                            continue
+                        for chunk in view.show(item):
+                            message.answered = message.answered or chunk.channel == "answer"
+                            yield Delta(chunk.channel, chunk.text, call.model, chunk)
+        except ThinkrouteError as failure:
+            reply = view.interrupted(call.model, failure)
+            if reply is None:
+                raise
+        for chunk in view.rest():
+            yield Delta(chunk.channel, chunk.text, call.model, chunk)
+        if reply is not None:
+            if isinstance(effect, Generate):
+                message.add(reply)
+            yield reply
+
+    async def _items(self, call: Call, effect: Generate | Ask) -> AsyncGenerator[Chunk | Segment, None]:
+        """What the engine says, under the effect's own time limit."""
+        limit_s = effect.timeout_s if isinstance(effect, Generate) else None
+        deadline = None if limit_s is None else asyncio.get_running_loop().time() + limit_s
+        async with aclosing(self._engines[call.model].generate(call)) as items:
+            while True:
+                try:
+                    async with asyncio.timeout_at(deadline):
+                        item = await anext(items, None)
+                except TimeoutError:
+                    raise EngineTimeout(
+                        f"model {call.model!r} did not end its part of the answer within {limit_s:g} s"
+                    ) from None
+                if item is None:
+                    return
+                yield item
 
     async def _settle(
         self, effect: Append | Draft | Adopt, message: _Message
@@ -235,13 +286,20 @@ def _without_logprobs(upstream: Upstream) -> Upstream:
 class _Message:
     """One assistant message being written by one program."""
 
-    __slots__ = ("_program", "finish", "prompt", "segments")
+    __slots__ = ("_program", "answered", "finish", "prompt", "segments")
 
     def __init__(self, program: Program, prompt: Prompt) -> None:
         self._program = program
         self.prompt = prompt
         self.segments: list[Segment] = []
         self.finish: SegmentFinish | None = None
+        self.answered = False
+        """Whether the caller may have seen text of the answer, which no failure can take back."""
+
+    def add(self, reply: Segment) -> None:
+        """Let a reply join the trajectory, unless it is a failure that left nothing."""
+        if reply.text or not isinstance(reply, Interrupted):
+            self.segments.append(reply)
 
     def begin(self) -> Effect | Return:
         """What the program asks for first."""
@@ -319,7 +377,7 @@ class _LegMeter:
             return Usage(provenance="unknown" if self._reached else "counted")
         reasoning = estimate_tokens(self._chars["reasoning"])
         prompt_chars = sum(len(str(message.get("content") or "")) for message in self._call.messages)
-        prompt_chars += sum(len(segment.text) for segment in self._call.prefix)
+        prompt_chars += len(self._call.prefix_text)
         return Usage(
             prompt_tokens=estimate_tokens(prompt_chars),
             completion_tokens=reasoning + estimate_tokens(self._chars["answer"]),
@@ -413,6 +471,8 @@ class _InStep:
 
 def visible_text(effect: Append) -> str:
     """What a caller should read of forced text: the stop text, but not the tag that closes the block."""
+    if effect.hidden:
+        return ""
     return effect.text.rsplit("</", 1)[0].removesuffix("\n") if effect.closes_thinking else effect.text
 
 
@@ -435,6 +495,8 @@ def _call(effect: Generate | Ask, prompt: Prompt, segments: Sequence[Segment]) -
         prefix=tuple(segments),
         max_tokens=effect.max_tokens,
         until_thinking_end=effect.until_thinking_end,
+        until_text=effect.until_text,
+        without=effect.without,
         stream=prompt.stream,
         options=prompt.options,
     )

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from thinkroute.errors import ThinkrouteError
-from thinkroute.programs.protocol import Segment, SegmentFinish
+from thinkroute.programs.asides import Asides
+from thinkroute.programs.protocol import Segment, SegmentFinish, ThinkingFormat
 from thinkroute.types import FORCED, Effort, Usage
 
 
@@ -25,6 +26,17 @@ class Generate:
     """Cap on this call's tokens, thinking included; None leaves it to the engine."""
     until_thinking_end: bool = False
     """Stop after the thinking block closes. An engine that cannot may run on; look at the segment."""
+    until_text: str | None = None
+    """Stop right after this text; see `Call.until_text`."""
+    hides: Asides | None = None
+    """Commands in what this model writes that the caller must not see."""
+    without: Asides | None = None
+    """Commands in the message so far that this model must not see."""
+    timeout_s: float | None = None
+    """Longest this call may take in all; None leaves it to the engine."""
+    salvage: ThinkingFormat | None = None
+    """What a failure leaves: None ends the run as failures do; with the model's format, what had come stays in the
+    message and the reply is an `Interrupted`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +47,8 @@ class Append:
     owner: str = FORCED
     closes_thinking: bool = False
     """Whether the text ends an open thinking block."""
+    hidden: bool = False
+    """Whether the caller does not see it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +102,13 @@ class Drafted(Segment):
     cost_usd: float | None = None
     """Dollars of all its legs; None when any is unknown."""
     others: tuple[Drafted, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupted(Segment):
+    """What had come of a call that failed; without text it does not join the trajectory."""
+
+    failure: ThinkrouteError = field(default_factory=lambda: ThinkrouteError("the call failed"))
 
 
 Effect = Generate | Append | Ask | Draft | Adopt

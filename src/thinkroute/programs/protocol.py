@@ -11,9 +11,10 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from thinkroute.programs.asides import Asides
 from thinkroute.types import Channel, Effort, Usage
 
-SegmentFinish = Literal["stop", "length", "thinking_end", "tool_calls", "content_filter"]
+SegmentFinish = Literal["stop", "length", "thinking_end", "text_end", "tool_calls", "content_filter"]
 
 
 Upstream = Mapping[str, Any]
@@ -62,7 +63,7 @@ class Segment:
     owner: str
     """Model name, or `FORCED` for text a program wrote."""
     finish: SegmentFinish = "stop"
-    """Why it ended; `thinking_end` when asked to stop after the close tag and it came."""
+    """Why it ended; `thinking_end` and `text_end` when asked to stop after the close tag or a text and it came."""
     token_ids: tuple[int, ...] | None = None
     """Exact ids where the engine knows them; never obtained by encoding text again."""
     logprobs: tuple[TokenLogprob, ...] | None = None
@@ -103,6 +104,11 @@ class Call:
     """Cap on tokens of this call; None leaves it to the engine."""
     until_thinking_end: bool = False
     """Stop right after the close tag where the engine can; one that cannot may run on into the answer."""
+    until_text: str | None = None
+    """Stop right after this text, wherever in the message it comes; it stays in the segment where the engine can keep it.
+    A server that takes it away and does not say so ends with `stop`."""
+    without: Asides | None = None
+    """Commands in the prefix that this model must not see."""
     stream: bool = True
     """Whether chunks should arrive as they are made; otherwise they may all come at the end, but they do come."""
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
@@ -112,6 +118,12 @@ class Call:
     def thinking_closed(self) -> bool:
         """Whether the prefix ends outside a thinking block, after one."""
         return bool(self.prefix) and self.prefix[-1].thinking_closed
+
+    @property
+    def prefix_text(self) -> str:
+        """The raw assistant message so far, as this model sees it."""
+        text = "".join(segment.text for segment in self.prefix)
+        return text if self.without is None else self.without.removed(text)
 
 
 class Engine(Protocol):

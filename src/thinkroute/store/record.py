@@ -64,6 +64,34 @@ class LegRecord(msgspec.Struct, frozen=True, kw_only=True):
     error: str | None = None
 
 
+class HandOverRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One command of a relay's student, and what became of it."""
+
+    outcome: Literal["served", "ended", "failed", "malformed", "empty"]
+    after_tokens: int = 0
+    """Tokens of the message before it."""
+    asked_tokens: int = 0
+    granted_tokens: int = 0
+    tokens: int = 0
+    """What the teacher wrote; estimated after a failure."""
+    cost_usd: float | None = None
+    """Of the teacher's call; 0 where it was not called, None where unknown."""
+    latency_s: float = 0.0
+    error: str | None = None
+
+
+class RelayRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What a relay did."""
+
+    student: str
+    teacher: str
+    teacher_share: float
+    """The teacher's part of all generated tokens."""
+    teacher_share_asked: float
+    """The part it would have had, had it written every token it was asked for."""
+    hand_overs: tuple[HandOverRecord, ...] = ()
+
+
 class StageRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One stage of a cascade that ran: a line of its card."""
 
@@ -141,6 +169,8 @@ class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True):
     scores: tuple[ScoreRecord, ...] = ()
     enforced_max_tokens: int | None = None
 
+    relay: RelayRecord | None = None
+    """None for every other program."""
     stages: tuple[StageRecord, ...] = ()
     """Of a cascade: what ran, in order."""
     first_stage_usd: dict[str, float] = {}

@@ -1,7 +1,7 @@
 """`ScriptedEngine`: a deterministic `Engine` without models, for testing programs and gateways.
 
-It honours the parts of the contract that programs depend on: the prefix, `until_thinking_end`, `max_tokens`,
-thinking on and off, streaming, errors in the middle, and being closed early.
+It honours the parts of the contract that programs depend on: the prefix, `until_thinking_end`, `until_text` (at the end
+of a word), `max_tokens`, thinking on and off, streaming, errors in the middle, and being closed early.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from thinkroute.errors import EngineUnavailable
 from thinkroute.programs.protocol import Call, Chunk, Segment, SegmentFinish
 from thinkroute.testing.reply import THINKING, Reply, tokens
 from thinkroute.types import Usage
-from thinkroute.wire.raw_prompt import prefix_text, text_of
+from thinkroute.wire.raw_prompt import text_of
 from thinkroute.wire.thinking import ThinkingSplitter
 
 Script = Callable[[Call], Reply] | Sequence[Reply | str] | Reply | str
@@ -91,7 +91,7 @@ class _Message:
     def __init__(self, call: Call, reply: Reply, *, stops_at_thinking_end: bool) -> None:
         self._call = call
         self._reply = reply
-        self._prefix = prefix_text(call.prefix)
+        self._prefix = call.prefix_text
         self._to_say = tokens(reply.continuation(self._prefix, thinks=call.effort.thinks))
         self._stops = call.until_thinking_end and stops_at_thinking_end
         open_block = bool(call.prefix) and not call.thinking_closed
@@ -114,6 +114,9 @@ class _Message:
             yield [Chunk(channel, text) for channel, text in pieces]
             if self._stops and thinking_before and not self._splitter.thinking:
                 self._finish = "thinking_end"
+                break
+            if self._call.until_text and token.rstrip().endswith(self._call.until_text):
+                self._finish = "text_end"
                 break
         else:
             self._fail_when_due()

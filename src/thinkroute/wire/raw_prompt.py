@@ -10,25 +10,36 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from thinkroute.catalog import Model
+from thinkroute.catalog import Family, Model
 from thinkroute.errors import UnsupportedRequest
-from thinkroute.programs.protocol import Segment
+from thinkroute.types import Effort
 from thinkroute.wire.fleet_prompt import last_turn, render
 
+_FLEET_FAMILIES = frozenset({"thinkroute-fleet", "thinkroute-fleet-thinking"})
 _CHATML_FAMILIES = frozenset({"qwen3", "qwen3-instruct-2507", "qwen3-thinking-2507", "qwen3.8"})
 _DEEPSEEK_USER = "<\uff5cUser\uff5c>"
 _DEEPSEEK_ASSISTANT = "<\uff5cAssistant\uff5c>"
 _DEEPSEEK_END = "<\uff5cend\u2581of\u2581sentence\uff5c>"
 
 
-def raw_prompt(messages: Sequence[Mapping[str, Any]], prefix: str, model: Model) -> str:
+def has_raw_template(family: Family) -> bool:
+    """Whether conversations of this family can be written as raw text here."""
+    return family.name in {*_FLEET_FAMILIES, *_CHATML_FAMILIES, "deepseek-r1"}
+
+
+def raw_prompt(
+    messages: Sequence[Mapping[str, Any]], prefix: str, model: Model, effort: Effort | None = None
+) -> str:
     """The conversation in the family's template, ending inside the assistant message that begins with `prefix`.
+
+    With effort `off` the message begins with an empty thinking block, as the family's template writes it.
 
     Raises:
         UnsupportedRequest: no template for the family, or a message is more than text.
     """
     turns = [_turn(message, model) for message in messages]
-    if model.family.name == "thinkroute-fleet":
+    prefix = _opening(prefix, model.family, effort) + prefix
+    if model.family.name in _FLEET_FAMILIES:
         return render(last_turn(messages)) + prefix
     if model.family.name in _CHATML_FAMILIES:
         history = "".join(f"<|im_start|>{role}\n{text}<|im_end|>\n" for role, text in turns)
@@ -41,9 +52,16 @@ def raw_prompt(messages: Sequence[Mapping[str, Any]], prefix: str, model: Model)
     )
 
 
-def prefix_text(prefix: Sequence[Segment]) -> str:
-    """The raw assistant message so far."""
-    return "".join(segment.text for segment in prefix)
+def _opening(prefix: str, family: Family, effort: Effort | None) -> str:
+    """What the family's template itself writes into the message: an empty block for `off`, an open one for some."""
+    if not prefix and family.levels == ("on",) and family.name not in _FLEET_FAMILIES:
+        return family.open_text
+    off = effort is not None and effort.level == "off" and family.control == "template_flag"
+    return (
+        family.open_text + family.close_text
+        if off and not prefix.startswith(family.open_text.strip())
+        else ""
+    )
 
 
 def _turn(message: Mapping[str, Any], model: Model) -> tuple[str, str]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 from thinkroute.catalog import Family
 from thinkroute.programs.protocol import Call, ThinkingFormat
 from thinkroute.types import Channel
-from thinkroute.wire.raw_prompt import prefix_text
 from thinkroute.wire.thinking import (
     BlockLayout,
     EchoFilter,
@@ -37,7 +36,7 @@ class ReplyText:
         self._opened = not self._answer_only if self._prefixed else always
         self._splitter = ThinkingSplitter(thinking, "reasoning" if self._opened else "answer")
         self._layout = BlockLayout(thought_begun=self._prefixed)
-        self._raw_prefix = prefix_text(call.prefix)
+        self._raw_prefix = call.prefix_text
         before, _, after = self._raw_prefix.partition(thinking.close_tag)
         self._thought_echo = EchoFilter(before.strip().removeprefix(thinking.open_tag))
         self._answer_after_close = after

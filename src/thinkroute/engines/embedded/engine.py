@@ -31,6 +31,7 @@ from thinkroute.engines.embedded.scheduler import Scheduler
 from thinkroute.engines.embedded.transcript import Limits, Transcript
 from thinkroute.engines.embedded.vocabulary import Vocabulary
 from thinkroute.errors import InvalidRequest, ThinkrouteError, UnknownModel
+from thinkroute.programs.asides import Asides
 from thinkroute.programs.protocol import Call, Chunk, Segment
 from thinkroute.types import Usage
 
@@ -52,6 +53,8 @@ class _Prepared:
     limits: Limits
     end_ids: tuple[int, int]
     transcript: Transcript
+    watches_text: bool
+    """Whether only the transcript can tell where it ends: then the worker delivers every token."""
 
 
 class EmbeddedEngine:
@@ -116,8 +119,12 @@ class EmbeddedEngine:
         """Prompt tokens of one member that were computed since the start: those that were reused do not count."""
         return self._scheduler.prefilled_tokens(member) if self._scheduler else 0
 
-    async def generate(self, call: Call) -> AsyncGenerator[Chunk | Segment, None]:
+    async def generate(self, call: Call, *, raw: bool = False) -> AsyncGenerator[Chunk | Segment, None]:
         """Continue `call.messages` + `call.prefix`: chunks as they come (without `stream`, all at the end), then the segment.
+
+        Args:
+            call: What to continue.
+            raw: Leave tags and line breaks in the chunks, which are then all of the answer.
 
         Raises:
             UnknownModel: no member of that name.
@@ -128,7 +135,7 @@ class EmbeddedEngine:
             EngineInterrupted: the engine was closed meanwhile.
         """
         scheduler = self._scheduler or await asyncio.to_thread(self._load)
-        prepared = self._prepare(call)
+        prepared = self._prepare(call, raw=raw)
         transcript = prepared.transcript
         job = Job(
             call.model,
@@ -137,7 +144,7 @@ class EmbeddedEngine:
             prepared.limits.max_tokens,
             prepared.end_ids,
             # Stop strings are found here, not by the worker: it must not run on until it would stop by itself.
-            eager=call.stream or bool(prepared.limits.stop),
+            eager=call.stream or prepared.watches_text,
         )
         scheduler.submit(job)
         chunks: list[Chunk] = []
@@ -158,7 +165,7 @@ class EmbeddedEngine:
             if transcript.finish is None:
                 scheduler.cancel(job)
 
-    def _prepare(self, call: Call) -> _Prepared:
+    def _prepare(self, call: Call, *, raw: bool = False) -> _Prepared:
         member = self._members.get(call.model)
         if member is None:
             known = ", ".join(self._members)
@@ -174,7 +181,12 @@ class EmbeddedEngine:
             raise _context_overflow(len(prompt_ids), member.positions)
         if call.max_tokens is not None and call.max_tokens < 1:
             raise InvalidRequest(f"max_tokens must be at least 1, got {call.max_tokens}", param="max_tokens")
-        limits = Limits(min(room, call.max_tokens or room), read_stop(call.options), call.until_thinking_end)
+        limits = Limits(
+            min(room, call.max_tokens or room),
+            read_stop(call.options),
+            call.until_thinking_end,
+            call.until_text,
+        )
         thinking, answer_begun = _state_after(prefix_ids, member.vocabulary)
         transcript = Transcript(
             member.vocabulary,
@@ -182,9 +194,11 @@ class EmbeddedEngine:
             thinking=thinking,
             answer_begun=answer_begun,
             wants_logprobs=sampling.logprobs,
+            raw=raw,
         )
-        ends = (member.vocabulary.end_id, member.vocabulary.close_id if call.until_thinking_end else -1)
-        return _Prepared(prompt_ids, RowSampler(sampling), limits, ends, transcript)
+        ends, watches_text = _ends(call, limits, member.vocabulary)
+        sampler = RowSampler(sampling, _generated(call.prefix))
+        return _Prepared(prompt_ids, sampler, limits, ends, transcript, watches_text)
 
     def _prompt_ids(self, call: Call, vocabulary: Vocabulary) -> tuple[list[int], list[int]]:
         """Ids of the whole prompt, and the part of them that is the assistant message so far."""
@@ -195,9 +209,35 @@ class EmbeddedEngine:
                 prefix_ids += segment.token_ids[: len(segment.token_ids) - ended]
             else:
                 prefix_ids += vocabulary.encode(segment.text)
+        if call.without is not None:
+            prefix_ids = _without(prefix_ids, call.without, vocabulary)
         opens_itself = prefix_ids[:1] == [vocabulary.open_id]
         prompt = render(last_turn(call.messages), thinking=read_thinking(call) or opens_itself)
         return vocabulary.encode(prompt) + prefix_ids, prefix_ids
+
+
+def _ends(call: Call, limits: Limits, vocabulary: Vocabulary) -> tuple[tuple[int, int], bool]:
+    """The tokens at which the worker ends a row, and whether more than these may end it."""
+    if call.until_thinking_end:
+        other, watches_text = vocabulary.close_id, call.until_text is not None
+    else:
+        token_id = vocabulary.single_id(call.until_text) if call.until_text else -1
+        other, watches_text = (-1, True) if token_id is None else (token_id, False)
+    return (vocabulary.end_id, other), watches_text or bool(limits.stop)
+
+
+def _generated(prefix: Sequence[Segment]) -> int:
+    """Tokens of the message that were chosen by earlier calls: with a seed, each drew a random number."""
+    return sum(len(segment.token_ids or ()) for segment in prefix)
+
+
+def _without(token_ids: list[int], asides: Asides, vocabulary: Vocabulary) -> list[int]:
+    """The ids without commands; encoded again only where a command does not begin and end with a token."""
+    pieces = [vocabulary.text_of(token_id) for token_id in token_ids]
+    kept = asides.kept(pieces)
+    if kept is None:
+        return vocabulary.encode(asides.removed("".join(pieces)))
+    return [token_ids[index] for index in kept]
 
 
 def _state_after(prefix_ids: list[int], vocabulary: Vocabulary) -> tuple[bool, bool]:

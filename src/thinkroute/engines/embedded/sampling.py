@@ -35,10 +35,12 @@ class Sampling:
 class RowSampler:
     """A row's settings and its random state."""
 
-    __slots__ = ("_generator", "sampling", "special")
+    __slots__ = ("_drawn", "_generator", "sampling", "special")
 
-    def __init__(self, sampling: Sampling) -> None:
+    def __init__(self, sampling: Sampling, drawn: int = 0) -> None:
+        """`drawn` random numbers were used up by earlier calls that wrote the same message."""
         self.sampling = sampling
+        self._drawn = drawn
         self.special = sampling.temperature > 0 or sampling.logprobs
         """Whether there is more to do than to take the most likely token."""
         self._generator: np.random.Generator | None = None
@@ -46,7 +48,7 @@ class RowSampler:
     def draw_uniform(self) -> float:
         """The next random number of this row, in [0, 1)."""
         if self._generator is None:  # most rows are greedy, and seeding takes longer than a token
-            self._generator = np.random.Generator(np.random.PCG64(self.sampling.seed))
+            self._generator = np.random.Generator(np.random.PCG64(self.sampling.seed).advance(self._drawn))
         return self._generator.random()
 
 

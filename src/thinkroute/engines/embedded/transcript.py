@@ -24,6 +24,8 @@ class Limits:
     max_tokens: int
     stop: tuple[str, ...] = ()
     until_thinking_end: bool = False
+    until_text: str | None = None
+    """A text that ends the row and stays in it."""
 
 
 def held_back(text: str, stops: Sequence[str]) -> int:
@@ -46,7 +48,9 @@ class Transcript:
         thinking: bool,
         answer_begun: bool = False,
         wants_logprobs: bool = False,
+        raw: bool = False,
     ) -> None:
+        """`raw` shows the text as it is, tags and all, in one channel: as raw completions do."""
         self.thinking = thinking
         """Inside a thinking block now."""
         self.finish: SegmentFinish | None = None
@@ -61,7 +65,8 @@ class Transcript:
         self._vocabulary = vocabulary
         self._limits = limits
         self._wants_logprobs = wants_logprobs
-        self._one_by_one = wants_logprobs or bool(limits.stop)
+        self._raw = raw
+        self._one_by_one = wants_logprobs or bool(limits.stop) or limits.until_text is not None
         self._decoder = vocabulary.incremental_decoder()
         self._begun = answer_begun
         self._held: str = ""
@@ -125,9 +130,13 @@ class Transcript:
 
     def _take_tag(self, token_id: int) -> list[Chunk]:
         chunks = self._release(everything=True)
-        self.text += self._vocabulary.text_of(token_id)
+        tag = self._vocabulary.text_of(token_id)
+        self.text += tag
         self.thinking = token_id == self._vocabulary.open_id
         self._begun = False
+        if self._raw:
+            self._held = tag
+            chunks += self._release(everything=True)
         if not self.thinking and self._limits.until_thinking_end:
             self.finish = "thinking_end"
         return chunks
@@ -136,7 +145,8 @@ class Transcript:
         piece: str = self._decoder.decode(self._vocabulary.bytes_of_all(run))
         self.text += piece
         self.reasoning_tokens += len(run) * self.thinking
-        if not self._begun:
+        self._end_at_text(piece)
+        if not self._begun and not self._raw:
             piece = piece.lstrip("\n")
             if not piece:
                 return []
@@ -144,9 +154,15 @@ class Transcript:
         self._held += piece
         if logprob is not None:
             self._held_logprobs.append((len(piece), logprob))
-        if self._limits.stop and not self.thinking:
+        if self._limits.stop and (self._raw or not self.thinking):
             self._cut_at_stop()
         return self._release(everything=False)
+
+    def _end_at_text(self, piece: str) -> None:
+        """Tokens are taken one by one here, so whatever the newest adds stays."""
+        wanted = self._limits.until_text
+        if wanted is not None and wanted in self.text[-len(wanted) - len(piece) + 1 :]:
+            self.finish = "text_end"
 
     def _cut_at_stop(self) -> None:
         found = [place for stop in self._limits.stop if (place := self._held.find(stop)) >= 0]
@@ -158,13 +174,13 @@ class Transcript:
 
     def _release(self, *, everything: bool) -> list[Chunk]:
         """What may be shown now. Line breaks at the end of the reasoning stay hidden: they belong to the close."""
-        if self.thinking:
+        if self.thinking and not self._raw:
             ready = self._held.rstrip("\n")
         elif self._limits.stop and not everything:
             ready = self._held[: len(self._held) - held_back(self._held, self._limits.stop)]
         else:
             ready = self._held
-        channel: Channel = "reasoning" if self.thinking else "answer"
+        channel: Channel = "reasoning" if self.thinking and not self._raw else "answer"
         rest = self._held[len(ready) :]
         logprobs = self._logprobs_of(len(ready), everything=everything)
         self._held = "" if everything else rest

@@ -103,6 +103,11 @@ class Vocabulary:
             raise ValueError(f"the tokenizer has no token {token!r}")
         return index
 
+    def single_id(self, text: str) -> int | None:
+        """The id of the token that is exactly this text; None when it takes several."""
+        token_ids = self.encode(text)
+        return token_ids[0] if len(token_ids) == 1 else None
+
     def encode(self, text: str) -> list[int]:
         """Token ids of a text; special tokens written in it are recognised."""
         pieces: list[str] = self._piece.findall(text) if self._piece else [text]

@@ -19,7 +19,7 @@ from thinkroute.catalog import Family, Model
 from thinkroute.errors import InvalidRequest, UnsupportedRequest
 from thinkroute.programs.protocol import Call
 from thinkroute.types import Effort
-from thinkroute.wire.raw_prompt import prefix_text, raw_prompt
+from thinkroute.wire.raw_prompt import raw_prompt
 
 _CHAT_ONLY = ("chat_template_kwargs", "max_completion_tokens", "logprobs", "top_logprobs", "reasoning_effort")
 PATHS = ("/chat/completions", "/completions")
@@ -51,12 +51,14 @@ def render_request(call: Call, model: Model) -> UpstreamRequest:
             f"model {model.name!r} cannot continue its own message; set `continuation: prefill` or"
             " `continuation: completions` for it, as its server allows"
         )
-    raw = bool(call.prefix) and model.continuation == "completions"
+    # A message that is to be stopped and continued begins raw as well, so that no server takes its text apart.
+    raw = model.continuation == "completions" and bool(call.prefix or call.until_text)
     body = dict(call.options)
     body["model"] = model.upstream_name
     _set_stream(body, call.stream)
     _set_token_cap(body, call.max_tokens, model.family.cap_field)
     _set_reasoning(body, call.effort, model)
+    _set_stop(body, call.until_text)
     if raw:
         return UpstreamRequest("/completions", _as_completion(body, call, model))
     body["messages"] = _messages(call)
@@ -82,6 +84,15 @@ def _set_token_cap(body: dict[str, Any], max_tokens: int | None, field: str) -> 
     body.pop("max_tokens", None)
     body.pop("max_completion_tokens", None)
     body["max_completion_tokens" if newer else "max_tokens"] = max_tokens
+
+
+def _set_stop(body: dict[str, Any], until_text: str | None) -> None:
+    """Add a stop string of ours to the caller's; that servers take it out of the text is the reader's business."""
+    if until_text is None:
+        return
+    own = body.get("stop")
+    listed: list[Any] = [own] if isinstance(own, str) else list(own or ())
+    body["stop"] = [*listed, until_text]
 
 
 def _set_reasoning(body: dict[str, Any], effort: Effort, model: Model) -> None:
@@ -114,7 +125,7 @@ def effort_word(effort: Effort, family: Family) -> str:
 def _messages(call: Call) -> list[Mapping[str, Any]]:
     messages = list(call.messages)
     if call.prefix:
-        messages.append({"role": "assistant", "content": prefix_text(call.prefix)})
+        messages.append({"role": "assistant", "content": call.prefix_text})
     return messages
 
 
@@ -135,7 +146,7 @@ def _as_completion(body: dict[str, Any], call: Call, model: Model) -> dict[str, 
         body["max_tokens"] = cap
     if logprobs is not None:
         body["logprobs"] = logprobs
-    body["prompt"] = raw_prompt(call.messages, prefix_text(call.prefix), model)
+    body["prompt"] = raw_prompt(call.messages, call.prefix_text, model, call.effort)
     return body
 
 

@@ -26,7 +26,7 @@ from thinkroute.types import Channel, Usage, estimate_tokens
 from thinkroute.wire.openai_chat.upstream_errors import reported_error
 from thinkroute.wire.openai_chat.upstream_logprobs import in_chat_shape, token_logprobs
 from thinkroute.wire.openai_chat.upstream_usage import reported_usage
-from thinkroute.wire.raw_prompt import prefix_text, text_of
+from thinkroute.wire.raw_prompt import text_of
 from thinkroute.wire.reply_text import ReplyText
 from thinkroute.wire.sse import Event
 from thinkroute.wire.thinking import Piece
@@ -34,6 +34,8 @@ from thinkroute.wire.thinking import Piece
 _OWNED_BODY = frozenset({"id", "object", "created", "model", "choices", "usage"})
 _OWNED_CHOICE = frozenset({"index", "delta", "message", "text", "finish_reason"})
 _OWNED_MESSAGE = frozenset({"role", "content", "reasoning", "reasoning_content"})
+_STOPPED_AT = ("stop_reason", "matched_stop", "stopping_word")
+"""Where servers name the stop string they met: vLLM, SGLang and llama.cpp."""
 _FINISHES: Mapping[str, SegmentFinish] = {
     "length": "length",
     "max_tokens": "length",
@@ -54,6 +56,7 @@ class ReplyReader:
         self._usage: Mapping[str, Any] | None = None
         self._finish: SegmentFinish | None = None
         self._done = False
+        self._met_text = False
         self._body: dict[str, Any] = {}
         self._body_news: dict[str, Any] = {}
         self._choice: dict[str, Any] = {}
@@ -110,10 +113,14 @@ class ReplyReader:
     def segment(self, latency_s: float = 0.0, ttft_s: float | None = None) -> Segment:
         """The whole reply."""
         upstream = {"body": self._body, "choice": self._choice, "message": self._message}
+        text, finish = self._text.raw(), self._finish or "stop"
+        if self._met_text and finish == "stop":
+            wanted = self._call.until_text or ""
+            text, finish = text.removesuffix(wanted) + wanted, "text_end"
         return Segment(
-            text=self._text.raw(),
+            text=text,
             owner=self._call.model,
-            finish=self._finish or "stop",
+            finish=finish,
             logprobs=token_logprobs(self._logprobs),
             usage=self._counted_usage(),
             thinking_closed=self._text.closed,
@@ -148,6 +155,7 @@ class ReplyReader:
         for key, value in fields.items():
             if key not in _OWNED_CHOICE and value is not None:
                 self._choice[key] = value
+        self._note_stop()
         if "logprobs" in self._choice:
             asked = self._call.options.get("top_logprobs")
             top = asked if isinstance(asked, int) else 0
@@ -215,6 +223,14 @@ class ReplyReader:
             self._body_news = {}
         return chunks
 
+    def _note_stop(self) -> None:
+        """Whether the server says that it met the text to stop at; that is between it and us, not for the caller."""
+        wanted = self._call.until_text
+        for name in _STOPPED_AT:
+            if wanted is not None and self._choice.get(name) == wanted:
+                self._met_text = True
+                del self._choice[name]
+
     def _finish_of(self, finish: object) -> SegmentFinish:
         if not isinstance(finish, str):
             raise self._garbage("`finish_reason` is not a string")
@@ -238,7 +254,7 @@ class ReplyReader:
             return replace(counts, reasoning_tokens=0) if self._call.thinking_closed else counts
         said = sum(len(text_of(message.get("content")) or "") for message in self._call.messages)
         return Usage(
-            prompt_tokens=estimate_tokens(said + len(prefix_text(self._call.prefix))),
+            prompt_tokens=estimate_tokens(said + len(self._call.prefix_text)),
             completion_tokens=reasoning + answer,
             reasoning_tokens=reasoning,
             provenance="estimated",
