@@ -1,0 +1,92 @@
+"""AdaptThink (arXiv 2505.13417): learn to skip thinking wherever that costs no accuracy.
+
+Maximise E[1{the block is empty}] subject to E[R] ≥ E[R of the initial model], as a Lagrangian with δ = 1/λ:
+
+    A(x, y) = δ · 1{empty block} + R(x, y) − R̄_ref(x)
+
+R is 0 or 1; R̄_ref is the mean of K samples of the *initial* model. No group mean, no standard deviation: any centring
+within the group cancels R̄_ref, and the constraint with it. Half of the responses are forced either way, so that both
+are seen however unlikely one has become; the deciding token carries the sampler's own log ½.
+
+Two ratios are offered. `sequence_mean` (default) is what the published code computes: with one update per batch,
+log r = log(p(decision) / ½) / L over a response of L tokens. The gradient on the decision never vanishes, so a cold start works,
+and p may move anywhere in [½(1−ε)^L, ½(1+ε)^L]. `token` is how the paper's formula reads: the ratio p/½ itself is
+clipped, so p stops between ½(1−ε) and ½(1+ε), .4 and .6: a plateau, whatever the question.
+
+Deviations: the fleet and Qwen3 write `<think>` themselves before deciding, so the decision is the second token of the
+response, not the first, and the first is no choice; the reference is forced to think, because a base that sometimes
+answers at once by itself would lower its own baseline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import log
+
+from thinkroute.programs.direct import direct
+from thinkroute.training.reference import ReferenceTable
+from thinkroute.training.rollout import Attempt, Opening
+from thinkroute.training.tasks import Item, Task
+from thinkroute.training.thinking import Openings, has_reasoning
+from thinkroute.training.trajectory import Group, RewardTerms, Trajectory
+from thinkroute.types import Effort
+
+_HALF = log(0.5)
+
+
+def reward_terms(*, direct_answer: bool, right: float, reference: float, delta: float) -> RewardTerms:
+    """The three terms of the advantage."""
+    return {"right": right, "direct": delta * direct_answer, "reference": -reference}
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptThink:
+    """The method, for `policy.PolicyTrainer`."""
+
+    model: str
+    task: Task
+    openings: Openings
+    reference: ReferenceTable
+    delta: float = 0.05
+    group: int = 16
+    forced: bool = True
+    """Off only for the ablation: without forcing, an unlikely mode is never seen."""
+    temperature: float = 1.0
+    most_tokens: int | None = None
+    """Cap of a thinking response."""
+    most_tokens_direct: int | None = None
+    """Cap of a response behind an empty block."""
+
+    def attempts(self, item: Item, seed: int) -> list[Attempt]:
+        """Half of the group behind either opening."""
+        return [self._attempt(item, seed + place, place % 2 == 0) for place in range(self.group)]
+
+    def _attempt(self, item: Item, seed: int, direct_answer: bool) -> Attempt:
+        most = self.most_tokens_direct if self.forced and direct_answer else self.most_tokens
+        text = self.openings.no_think if direct_answer else self.openings.think
+        opening = Opening(text, (*[None] * self.openings.decision, _HALF)) if self.forced else None
+        options = {"temperature": self.temperature, "seed": seed, "logprobs": True}
+        return Attempt(item.messages, direct(self.model, Effort("default"), most), opening, options)
+
+    def rewards(self, item: Item, group: Group) -> Sequence[RewardTerms]:
+        """The advantage itself, term by term: `PolicyOptions.advantage` must be `raw`."""
+        baseline = self.reference[item].reward
+        return [
+            reward_terms(
+                direct_answer=not has_reasoning(trajectory.text),
+                right=self.task.grade(item, trajectory.text),
+                reference=baseline,
+                delta=self.delta,
+            )
+            for trajectory in group
+        ]
+
+    def excluded(self, trajectory: Trajectory) -> frozenset[int]:
+        """Nothing: the decision is what is learned."""
+        return frozenset()
+
+    def describe(self, item: Item, trajectory: Trajectory) -> Mapping[str, float]:
+        """Accuracy of either mode, by level. The sampled share of empty blocks would say nothing: it is forced."""
+        mode = "think" if has_reasoning(trajectory.text) else "direct"
+        return {f"right/{mode}/level-{item.level}": self.task.grade(item, trajectory.text)}
