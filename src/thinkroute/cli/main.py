@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from thinkroute import __version__
-from thinkroute.cli import ask, collect, config, data, evaluate, explain, export, fit, fleet, serve
+from thinkroute.cli import ask, collect, config, data, evaluate, explain, export, fit, fleet, serve, train
 from thinkroute.cli.console import print_error
 from thinkroute.errors import ThinkrouteError
 
@@ -53,6 +53,7 @@ for command in (serve, ask, explain, collect, fit, evaluate, export, data):
     command.register(app)
 app.add_typer(config.app, name="config")
 app.add_typer(fleet.app, name="fleet")
+app.add_typer(train.app, name="train")
 
 
 def main() -> None:

@@ -78,11 +78,15 @@ class Fusion:
     empty_block: bool = True
     """Off only for the ablation: non-thinking samples then hold the bare answer."""
 
-    def thinking(self, items: Sequence[Item], sampler: Sampler, seed: int) -> Iterator[Trajectory]:
+    def thinking(
+        self, items: Sequence[Item], sampler: Sampler, seed: int, *, flags: bool = True
+    ) -> Iterator[Trajectory]:
         """Right thoughts of the model itself, at most one per question, re-addressed to a flagged prompt."""
-        yield from self._sampled(items, sampler, seed, thinks=True)
+        yield from self._sampled(items, sampler, seed, thinks=True, flags=flags)
 
-    def direct(self, items: Sequence[Item], sampler: Sampler, seed: int) -> Iterator[Trajectory]:
+    def direct(
+        self, items: Sequence[Item], sampler: Sampler, seed: int, *, flags: bool = True
+    ) -> Iterator[Trajectory]:
         """Answers without thinking: written ones, or the model's own where the data has none."""
         written = [item for item in items if item.direct]
         rng = Random(f"{seed}/direct")  # noqa: S311 - reproducible data
@@ -90,15 +94,16 @@ class Fusion:
             block = self.openings.empty_block if self.empty_block else ""
             ids = tuple(sampler.encode(f"{block}{item.direct}{self.end_text}"))
             text = f"{block}{item.direct}"
-            prompt = self._prompt(flagged(item.question, False, self.flags, rng), sampler)
-            yield Trajectory(prompt, (Span(ids, sampler.model),), text)
-        yield from self._sampled([item for item in items if not item.direct], sampler, seed, thinks=False)
+            question = flagged(item.question, False, self.flags, rng) if flags else item.question
+            yield Trajectory(self._prompt(question, sampler), (Span(ids, sampler.model),), text)
+        rest = [item for item in items if not item.direct]
+        yield from self._sampled(rest, sampler, seed, thinks=False, flags=flags)
 
     def _prompt(self, question: str, sampler: Sampler) -> tuple[int, ...]:
         return tuple(sampler.prompt_ids(Call(sampler.model, messages_of(question))))
 
     def _sampled(
-        self, items: Sequence[Item], sampler: Sampler, seed: int, *, thinks: bool
+        self, items: Sequence[Item], sampler: Sampler, seed: int, *, thinks: bool, flags: bool
     ) -> Iterator[Trajectory]:
         text = self.openings.think if thinks else self.openings.no_think
         opening = Opening(text, (None,) * len(sampler.encode(text)))
@@ -120,8 +125,8 @@ class Fusion:
                 drawn = responses[place * self.attempts : (place + 1) * self.attempts]
                 right = [each for each in drawn if self.task.grade(item, each.text) == 1.0]
                 if right:
-                    prompt = self._prompt(flagged(item.question, thinks, self.flags, rng), sampler)
-                    yield _readdressed(right[0], prompt, sampler.model)
+                    question = flagged(item.question, thinks, self.flags, rng) if flags else item.question
+                    yield _readdressed(right[0], self._prompt(question, sampler), sampler.model)
 
 
 def _readdressed(trajectory: Trajectory, prompt_ids: tuple[int, ...], learner: str) -> Trajectory:
