@@ -52,7 +52,11 @@ def test_a_malformed_response_costs_gamma() -> None:
 
 
 @given(
-    p_think=st.floats(0, 1), p_direct=st.floats(0, 1), miss=st.floats(0, 1), over=st.floats(0, 1), label=st.booleans()
+    p_think=st.floats(0, 1),
+    p_direct=st.floats(0, 1),
+    miss=st.floats(0, 1),
+    over=st.floats(0, 1),
+    label=st.booleans(),
 )
 def test_the_threshold_rule_maximises_the_expected_reward(
     p_think: float, p_direct: float, miss: float, over: float, label: bool
@@ -106,7 +110,9 @@ def test_generalised_advantages_by_hand() -> None:
 
 
 @given(st.lists(st.floats(-1, 1), min_size=1, max_size=6), st.floats(-1, 1))
-def test_with_full_traces_the_advantage_is_the_return_minus_the_value(values: list[float], reward: float) -> None:
+def test_with_full_traces_the_advantage_is_the_return_minus_the_value(
+    values: list[float], reward: float
+) -> None:
     rewards = [0.0] * (len(values) - 1) + [reward]
     advantages, _ = generalised_advantages(rewards, values, trace=1.0)
     assert advantages == pytest.approx([reward - value for value in values], abs=1e-9)
@@ -128,7 +134,13 @@ def _decision_gradient(probability: float, tokens: int, advantage: float, ratio:
 
 @pytest.mark.parametrize(
     ("tokens", "at_one_percent", "floor", "ceiling"),
-    [(3, 0.2714, 0.256, 0.864), (8, 0.6132, 0.0839, 1), (20, 0.822, 0.0058, 1), (50, 0.9247, 7e-6, 1), (300, 0.9870, 0, 1)],
+    [
+        (3, 0.2714, 0.256, 0.864),
+        (8, 0.6132, 0.0839, 1),
+        (20, 0.822, 0.0058, 1),
+        (50, 0.9247, 7e-6, 1),
+        (300, 0.9870, 0, 1),
+    ],
 )
 def test_adaptthinks_ratio_table(tokens: int, at_one_percent: float, floor: float, ceiling: float) -> None:
     """Published ratio: value at p = .01; below the floor a bad, above the ceiling a good direct answer moves nothing."""

@@ -79,7 +79,9 @@ def sampled(sampler: EmbeddedSampler, *, opening: Opening | None = None) -> list
 
 
 @pytest.mark.parametrize("arm", arms(), ids=lambda arm: arm.id)
-def test_rollouts_and_the_gateways_driver_give_identical_text_and_ids(arm: Arm, sampler: EmbeddedSampler) -> None:
+def test_rollouts_and_the_gateways_driver_give_identical_text_and_ids(
+    arm: Arm, sampler: EmbeddedSampler
+) -> None:
     """Greedy; the gateway's engine batches continuously on a thread, the rollout's in lock-step."""
     asked = questions(3)
 
@@ -111,7 +113,9 @@ def test_rollouts_and_the_gateways_driver_give_identical_text_and_ids(arm: Arm, 
 
 def test_a_budget_is_never_exceeded_and_its_text_is_nobodys_action(sampler: EmbeddedSampler) -> None:
     arm = Arm("budgeted", (MODEL,), Effort("on", 8))
-    [trajectory] = roll_out([Attempt([{"role": "user", "content": questions(1)[0]}], program_of(arm))], sampler)
+    [trajectory] = roll_out(
+        [Attempt([{"role": "user", "content": questions(1)[0]}], program_of(arm))], sampler
+    )
     thought, forced, answer = trajectory.spans
     assert len(thought.ids) <= 8
     assert forced.owner == FORCED
@@ -125,10 +129,14 @@ def test_the_ids_trained_on_are_the_ids_the_engine_saw(sampler: EmbeddedSampler)
         assert tuple(row.ids_BT[0].tolist()) == (*trajectory.prompt_ids, *trajectory.response_ids)
 
 
-def test_an_engine_that_saw_other_ids_is_found_out(sampler: EmbeddedSampler, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_that_saw_other_ids_is_found_out(
+    sampler: EmbeddedSampler, monkeypatch: pytest.MonkeyPatch
+) -> None:
     arm = Arm("budgeted", (MODEL,), Effort("on", 8))
     true = sampler.prompt_ids
-    monkeypatch.setattr(sampler, "prompt_ids", lambda call: [*true(call)[:-1], 0] if call.prefix else true(call))
+    monkeypatch.setattr(
+        sampler, "prompt_ids", lambda call: [*true(call)[:-1], 0] if call.prefix else true(call)
+    )
     with pytest.raises(ValueError, match="other ids"):
         roll_out([Attempt([{"role": "user", "content": questions(1)[0]}], program_of(arm))], sampler)
 
@@ -141,14 +149,18 @@ def test_on_policy_the_ratio_is_one_except_where_the_sampler_decided(
         for trajectory in sampled(sampler, opening=opening):
             batch = collate([Row(trajectory, [1.0])], MODEL)
             logp = score(learner, batch, where_BT=batch.mask_BT).logp_BT
-            off = ((logp.detach() - batch.behaviour_BT).abs() * batch.mask_BT)[0, len(trajectory.prompt_ids) - 1 :]
+            off = ((logp.detach() - batch.behaviour_BT).abs() * batch.mask_BT)[
+                0, len(trajectory.prompt_ids) - 1 :
+            ]
             if opening:
                 assert float(off[QWEN3.decision]) > 0.1
                 off[QWEN3.decision] = 0
             assert float(off.max()) < 1e-4
 
 
-def test_on_policy_the_clipped_loss_has_reinforces_gradient(sampler: EmbeddedSampler, learner: FleetLearner) -> None:
+def test_on_policy_the_clipped_loss_has_reinforces_gradient(
+    sampler: EmbeddedSampler, learner: FleetLearner
+) -> None:
     sampler.load(learner.weights())
     batch = collate([Row(trajectory, [0.7]) for trajectory in sampled(sampler)], MODEL)
 
@@ -192,7 +204,9 @@ def test_external_tokens_have_a_gradient_of_exactly_zero_and_own_ones_do_not(
     trajectory = mixed_trajectory(sampler)
     batch = collate([Row(trajectory, [1.0])], MODEL)
     logp = torch.randn(batch.mask_BT.shape).requires_grad_()
-    losses = ratio_losses(logp, batch.behaviour_BT, batch.advantages_BT, batch.mask_BT, PolicyOptions(ratio="none"))
+    losses = ratio_losses(
+        logp, batch.behaviour_BT, batch.advantages_BT, batch.mask_BT, PolicyOptions(ratio="none")
+    )
     aggregate(losses, batch.mask_BT, batch.weights_B, "token_mean").backward()  # type: ignore[no-untyped-call]
     assert logp.grad is not None
     response = logp.grad[0, len(trajectory.prompt_ids) - 1 :]

@@ -43,7 +43,8 @@ def empty_table() -> ReferenceTable:
 
 @pytest.mark.parametrize("name", settings.shipped())
 def test_every_shipped_configuration_loads(name: str) -> None:
-    assert settings.load(name, name.split("-")[0]).method == name.split("-")[0]
+    method = name.partition("-")[0]
+    assert settings.load(name, method).method == method
 
 
 def test_the_papers_hyper_parameters_are_the_shipped_ones() -> None:
@@ -73,7 +74,9 @@ def test_adaptthink_forces_half_of_a_group_each_way_with_log_one_half(sampler: E
     item = TASK.pool(1, 0)[0]
     group = roll_out(AdaptThink("base", TASK, QWEN3, empty_table(), group=8).attempts(item, 7), sampler)
     assert [has_reasoning(each.text) for each in group] == [False, True] * 4
-    assert all(each.behaviour_logprobs()[QWEN3.decision] == pytest.approx(-0.6931, abs=1e-4) for each in group)
+    assert all(
+        each.behaviour_logprobs()[QWEN3.decision] == pytest.approx(-0.6931, abs=1e-4) for each in group
+    )
     assert all(each.trained("base")[: QWEN3.decision + 1] == [False, True] for each in group)
 
 
@@ -90,7 +93,9 @@ def test_rewards_follow_any_permutation_of_the_group(sampler: EmbeddedSampler) -
         assert list(method.rewards(item, group[::-1])) == plain[::-1]
 
 
-def test_selective_loss_masking_leaves_out_exactly_the_token_after_the_open_tag(sampler: EmbeddedSampler) -> None:
+def test_selective_loss_masking_leaves_out_exactly_the_token_after_the_open_tag(
+    sampler: EmbeddedSampler,
+) -> None:
     item = TASK.pool(1, 0)[0]
     table = empty_table()
     method = AdaCoT("base", TASK, QWEN3, Labels(table, table), masks_decision=True, group=2)
@@ -120,8 +125,6 @@ def test_fusion_keeps_only_right_thoughts_of_the_model_itself(sampler: EmbeddedS
     items = TASK.pool(20, 3)
     thoughts = list(builder.thinking(items, sampler, 0))
     assert 0 < len(thoughts) <= 20
-    by_prompt = {tuple(sampler.encode(item.question.lower().rstrip("?.")))[:6]: item for item in items}
-    assert by_prompt
     for each in thoughts:
         assert has_reasoning(each.text)
         assert all(each.trained("base")), "all of it is the learner's, the opening too"
@@ -146,7 +149,13 @@ def test_every_pass_over_the_questions_is_a_permutation() -> None:
 
 
 SMOKE: Mapping[str, Mapping[str, object]] = {
-    "adaptthink": {"reference.samples": 2, "steps": 12, "optimiser.learning_rate": 2e-3, "delta": 0.5},
+    "adaptthink": {
+        "reference.samples": 2,
+        "steps": 10,
+        "optimiser.learning_rate": 2e-3,
+        "delta": 0.5,
+        "rollouts.group": 8,
+    },
     "adacot": {"reference.samples": 2, "steps": 2, "warm_up.steps": 12},
     "fusion": {"steps": 25, "optimiser.schedule": "constant"},
 }
@@ -155,10 +164,17 @@ SMOKE: Mapping[str, Mapping[str, object]] = {
 @pytest.mark.parametrize("method", SMOKE)
 def test_a_smoke_run_learns_and_leaves_a_whole_folder(method: str, tmp_path: Path) -> None:
     """Minutes become seconds; what must hold is only the direction."""
-    common = {"task.questions": 64, "evaluate": 8, "task.families": ["relations"], "task.level_shares": [1, 0, 0, 0, 0]}
+    common = {
+        "task.questions": 40,
+        "evaluate": 2,
+        "task.families": ["relations"],
+        "task.level_shares": [1, 0, 0, 0, 0],
+    }
     config = settings.load(f"{method}-fleet", method, {**common, **SMOKE[method]})
     seen: list[Mapping[str, float]] = []
-    report = execute(config, tmp_path, Watcher(step=lambda step, values: seen.append(values) if values else None))
+    report = execute(
+        config, tmp_path, Watcher(step=lambda step, values: seen.append(values) if values else None)
+    )
     for name in ("config.json", "report.json", "model/model.safetensors", "model/tokenizer.json"):
         assert (tmp_path / name).exists()
     assert report["schema"] == "thinkroute.training.report/1"
@@ -175,7 +191,9 @@ def test_any_hugging_face_model_trains_through_the_same_core(tmp_path: Path) -> 
 
     questions = tmp_path / "questions.jsonl"
     items = FleetTask(("relations",)).pool(40, 0)
-    questions.write_text("".join(json.dumps({"question": i.question, "answer": i.reference}) + "\n" for i in items))
+    questions.write_text(
+        "".join(json.dumps({"question": i.question, "answer": i.reference}) + "\n" for i in items)
+    )
     overrides = {
         "model": {"path": str(DIRECTORY)},
         "task.file": str(questions),
@@ -188,6 +206,8 @@ def test_any_hugging_face_model_trains_through_the_same_core(tmp_path: Path) -> 
     }
     config = settings.load("adaptthink-fleet", "adaptthink", overrides)
     rows: list[Mapping[str, float]] = []
-    execute(config, tmp_path / "run", Watcher(step=lambda step, values: rows.append(values) if values else None))
+    execute(
+        config, tmp_path / "run", Watcher(step=lambda step, values: rows.append(values) if values else None)
+    )
     assert 0 < rows[0]["ratio_error"] < 1, "behaviour log-probabilities are those of the sampled tokens"
     assert isinstance(HuggingFaceLearner(str(tmp_path / "run" / "model")).width, int)

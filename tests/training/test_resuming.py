@@ -55,10 +55,8 @@ def policy_trainer(method_name: str) -> PolicyTrainer:
         method,
         pool,
         options=options,
-        rollouts=RolloutOptions(items_per_step=3),
+        rollouts=RolloutOptions(seed=5, items_per_step=3),
         optimiser=OPTIMISER,
-        steps=4,
-        seed=5,
     )
 
 
@@ -86,9 +84,7 @@ def supervised_trainer() -> SupervisedTrainer:
         Row(Trajectory(tuple(range(20, 30 + place)), (Span((40, 41, 42 + place), "base"),), ""))
         for place in range(5)
     ]
-    return SupervisedTrainer(
-        learner, rows, options=SupervisedOptions(3), optimiser=OPTIMISER, steps=6, seed=1
-    )
+    return SupervisedTrainer(learner, rows, options=SupervisedOptions(1, 3), optimiser=OPTIMISER)
 
 
 def test_a_resumed_supervised_run_ends_in_the_same_bits(tmp_path: Path) -> None:

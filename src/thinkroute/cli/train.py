@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, Self, cast
 
 import typer
 
@@ -36,14 +36,17 @@ app = typer.Typer(
 ConfigOption = Annotated[
     str,
     typer.Option(
-        "--config", "-c", help="A training file (.yaml), the name of a shipped one, or `list` to see their names."
+        "--config",
+        "-c",
+        help="A training file (.yaml), the name of a shipped one, or `list` to see their names.",
     ),
 ]
 OutOption = Annotated[
     Path, typer.Option("--out", "-o", help="Folder of the run. An interrupted run in it is continued.")
 ]
 SetOption = Annotated[
-    list[str] | None, typer.Option("--set", help="Override a value, e.g. delta=0.1 or rollouts.group=8 (repeatable).")
+    list[str] | None,
+    typer.Option("--set", help="Override a value, e.g. delta=0.1 or rollouts.group=8 (repeatable)."),
 ]
 SeedOption = Annotated[int | None, typer.Option(help="Another seed than the file's.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the report as JSON instead of a table.")]
@@ -105,6 +108,68 @@ def adacot(
     _train("adacot", config, out, override, seed, json)
 
 
+@app.command("gates")
+def gates(
+    method: Annotated[str, typer.Argument(help="adaptthink, adacot or fusion.")],
+    work: Annotated[Path, typer.Option(help="Folder of the runs; finished ones are not run again.")] = Path(
+        "runs"
+    ),
+    questions: Annotated[int, typer.Option("--n", min=1, help="Evaluation questions per level.")] = 400,
+    save: Annotated[Path | None, typer.Option(help="Store the record in this .json file.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw accuracy, tokens and modes to this .png or .svg.")
+    ] = None,
+    override: SetOption = None,
+) -> None:
+    """Prove a method on the fleet: several runs, fixed promises, a stored record. Exits with 1 when one is not kept."""
+    import json
+
+    from thinkroute.cli.console import out as stdout
+    from thinkroute.cli.fit import read_settings
+    from thinkroute.cli.targets import check_figure, check_file, make_folder
+
+    check_file(save, "--save")
+    check_figure(plot, "--plot")
+    make_folder(work, "--work")
+    try:
+        from thinkroute.training import gates as proving
+        from thinkroute.training.assemble import Watcher
+    except ModuleNotFoundError as missing:
+        raise ConfigError(f"training needs {missing.name}: pip install 'thinkroute[train]'") from missing
+    if method not in proving.CAMPAIGNS:
+        raise ConfigError(f"no gates for {method!r}; known: {', '.join(proving.CAMPAIGNS)}")
+    given = [f"--set {text}" for text in override or ()]
+    command = " ".join(["thinkroute train gates", method, f"--n {questions}", *given])
+    with _Live() as live:
+        record = proving.run_campaign(
+            method,
+            work / method,
+            questions=questions,
+            overrides=read_settings(override or []),
+            command=command,
+            watcher=Watcher(live.stage, live.step),
+        )
+    if save:
+        save.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    if plot:
+        from thinkroute.training.plot import draw
+
+        draw(record, plot)
+    stdout().print(_verdicts(record))
+    if proving.failed(record):
+        raise typer.Exit(1)
+
+
+def _verdicts(record: Mapping[str, Any]) -> Table:
+    from rich.table import Table
+
+    table = Table("promise", "measured", "bound", "")
+    for gate in record["gates"]:
+        mark = "[green]met[/]" if gate["met"] else "[red]not met[/]"
+        table.add_row(gate["promise"], f"{gate['measured']:.3f}", gate["bound"], mark)
+    return table
+
+
 def _train(
     method: str, config: str, out: Path, override: list[str] | None, seed: int | None, as_json: bool
 ) -> None:
@@ -127,19 +192,21 @@ def _train(
     except ModuleNotFoundError as missing:
         raise ConfigError(f"training needs {missing.name}: pip install 'thinkroute[train]'") from missing
     make_folder(out, "--out")
-    with _Live(loaded.steps) as live:
+    with _Live() as live:
         report = execute(loaded, out, Watcher(live.stage, live.step))
     if as_json:
         typer.echo(msgspec.json.encode(report).decode())
         return
     stdout().print(_table(report))
-    stdout().print(f"written: {out / 'model'}, {out / 'report.json'}, {out / 'metrics-*.jsonl'}", highlight=False)
+    stdout().print(
+        f"written: {out / 'model'}, {out / 'report.json'}, {out / 'metrics-*.jsonl'}", highlight=False
+    )
 
 
 class _Live:
     """A bar per stage, and the latest metrics under it."""
 
-    def __init__(self, steps: int) -> None:
+    def __init__(self) -> None:
         from rich.live import Live
 
         from thinkroute.cli.console import err
@@ -152,10 +219,12 @@ class _Live:
     def _new_bars() -> tuple[Progress, TaskID]:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        bars = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        bars = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+        )
         return bars, bars.add_task("starting", total=None)
 
-    def __enter__(self) -> _Live:
+    def __enter__(self) -> Self:
         self._live.start()
         return self
 

@@ -33,7 +33,12 @@ class ValueHead(nn.Module):
 
 
 def score(
-    learner: Learner, batch: Batch, *, where_BT: Tensor, temperature: float = 1.0, head: ValueHead | None = None
+    learner: Learner,
+    batch: Batch,
+    *,
+    where_BT: Tensor,
+    temperature: float = 1.0,
+    head: ValueHead | None = None,
 ) -> Scores:
     """Score the tokens chosen by `where_BT` (non-zero).
 

@@ -107,7 +107,13 @@ class TransformersSampler:
         ]
 
     def _segment(
-        self, call: Call, prompt: list[int], ids: list[int], scores: Sequence[Tensor], row: int, ends: list[int]
+        self,
+        call: Call,
+        prompt: list[int],
+        ids: list[int],
+        scores: Sequence[Tensor],
+        row: int,
+        ends: list[int],
     ) -> Segment:
         length = min(len(ids), call.max_tokens or _MOST_TOKENS)
         stop = next((place for place, token_id in enumerate(ids[:length]) if token_id in ends), None)
@@ -144,7 +150,9 @@ class TransformersSampler:
         return tuple(entries)
 
     def _closed(self, ids: Sequence[int]) -> bool:
-        places = [place for place, token_id in enumerate(ids) if token_id in (*self._open_ids, *self._close_ids)]
+        places = [
+            place for place, token_id in enumerate(ids) if token_id in (*self._open_ids, *self._close_ids)
+        ]
         return not places or ids[places[-1]] in self._close_ids
 
     def _reasoning(self, ids: Sequence[int]) -> int:

@@ -83,9 +83,14 @@ class FleetLearner:
         """Write a complete member."""
         directory.mkdir(parents=True, exist_ok=True)
         for path in self._directory.iterdir():
-            if path.name not in ("model.safetensors", "README.md") and path.resolve() != directory / path.name:
+            if (
+                path.name not in ("model.safetensors", "README.md")
+                and path.resolve() != directory / path.name
+            ):
                 shutil.copyfile(path, directory / path.name)
-        tensors = {key: value.to(torch.bfloat16).contiguous() for key, value in self._model.state_dict().items()}
+        tensors = {
+            key: value.to(torch.bfloat16).contiguous() for key, value in self._model.state_dict().items()
+        }
         save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
         (directory / "model.safetensors").chmod(0o644)
 
@@ -153,7 +158,9 @@ def _with_adapters(model: Any, rank: int) -> Any:
     except ModuleNotFoundError as missing:
         raise ConfigError("lora_rank needs peft: pip install peft, or set lora_rank: 0") from missing
     typed = cast("Any", peft)
-    settings = typed.LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
+    settings = typed.LoraConfig(
+        r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
     return typed.get_peft_model(model, settings)
 
 

@@ -14,13 +14,14 @@ from math import exp
 import numpy as np
 from numpy.typing import NDArray
 
+from thinkroute.programs.budgeted import budgeted
 from thinkroute.programs.direct import direct
 from thinkroute.programs.driver import Prompt, run_batch
-from thinkroute.programs.protocol import Segment
+from thinkroute.programs.protocol import Segment, ThinkingFormat
 from thinkroute.training.rollout import opened
 from thinkroute.training.samplers import Sampler
 from thinkroute.training.tasks import Item, Task
-from thinkroute.training.thinking import Openings, has_reasoning
+from thinkroute.training.thinking import THINK_CLOSE, Openings, has_reasoning
 from thinkroute.types import Effort
 
 _ROWS_PER_ROUND = 512
@@ -121,6 +122,32 @@ def probability_of_empty_block(segment: Segment, openings: Openings) -> float:
         return 0.0
     decided = segment.logprobs[openings.decision]
     return exp(dict(decided.top).get(openings.no_think_token, -100.0))
+
+
+def budget_curve(
+    items: Sequence[Item],
+    sampler: Sampler,
+    task: Task,
+    thinking: ThinkingFormat,
+    budgets: Sequence[int | None],
+) -> list[tuple[float, float]]:
+    """Accuracy and generated tokens at every thinking budget (0 is off, None no limit), by the gateway's programs."""
+    points: list[tuple[float, float]] = []
+    for budget in budgets:
+        effort = Effort("on", budget) if budget else Effort("off" if budget == 0 else "on")
+        prompts = [Prompt(item.messages, {"temperature": 0}, stream=False) for item in items]
+        made = [budgeted(sampler.model, effort, None, thinking, 0) for _ in items]
+        if not budget:
+            made = [direct(sampler.model, effort, None) for _ in items]
+        runs = run_batch(made, prompts, sampler.generate)
+        grades: list[float] = []
+        for item, (segments, _) in zip(items, runs, strict=True):
+            text = "".join(segment.text for segment in segments)
+            # A block that the prompt prefilled is not in the response.
+            grades.append(task.grade(item, text if THINK_CLOSE in text else f"{THINK_CLOSE}{text}"))
+        tokens = [sum(segment.usage.completion_tokens for segment in segments) for segments, _ in runs]
+        points.append((float(np.mean(grades)), float(np.mean(tokens))))
+    return points
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,9 @@ class MetricsFile:
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Append one step."""
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **{key: round(value, 6) for key, value in values.items()}}) + "\n")
+            file.write(
+                json.dumps({"step": step, **{key: round(value, 6) for key, value in values.items()}}) + "\n"
+            )
 
     def read(self) -> list[dict[str, float]]:
         """All steps, in order."""

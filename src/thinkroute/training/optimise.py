@@ -35,14 +35,16 @@ class OptimiserOptions:
     warmup_steps: int = 0
     schedule: Literal["constant", "linear"] = "constant"
     """`linear` falls to zero over the last third of the steps."""
+    steps: int = 0
+    """Steps of the whole run; only `linear` needs them."""
 
 
-def learning_rate_at(step: int, steps: int, options: OptimiserOptions) -> float:
+def learning_rate_at(step: int, options: OptimiserOptions) -> float:
     """Warm-up, then constant; with `linear`, a fall over the last third."""
     warm = min(1.0, (step + 1) / (options.warmup_steps + 1))
     if options.schedule == "constant":
         return options.learning_rate * warm
-    return options.learning_rate * warm * min(1.0, 3 * (steps - step) / steps)
+    return options.learning_rate * warm * min(1.0, 3 * (options.steps - step) / options.steps)
 
 
 def make_optimizer(modules: Sequence[nn.Module], options: OptimiserOptions) -> torch.optim.AdamW:

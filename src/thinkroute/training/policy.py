@@ -51,6 +51,8 @@ class Method(Protocol):
 class RolloutOptions:
     """How much is sampled, and how it is learned from."""
 
+    seed: int = 0
+    """Of the order of the questions, and of all sampling."""
     items_per_step: int = 16
     temperature: float = 1.0
     """Also the temperature of the probabilities in the loss: they must be those of the distribution sampled from."""
@@ -73,8 +75,6 @@ class PolicyTrainer:
         options: The four choices of the loss.
         rollouts: Amounts.
         optimiser: AdamW and its schedule.
-        steps: Steps of the whole run, for the schedule.
-        seed: Of questions and rollouts.
         reference: A frozen learner for `kl_coefficient`.
     """
 
@@ -88,17 +88,15 @@ class PolicyTrainer:
         options: PolicyOptions,
         rollouts: RolloutOptions,
         optimiser: OptimiserOptions,
-        steps: int,
-        seed: int,
         reference: Learner | None = None,
     ) -> None:
         self._learner, self._sampler, self._method, self._pool = learner, sampler, method, pool
         self._options, self._rollouts, self._optimiser = options, rollouts, optimiser
-        self._steps, self._seed, self._reference = steps, seed, reference
+        self._reference = reference
         self._head: ValueHead | None = None
         self.modules: list[nn.Module] = [learner.module]
         if options.advantage == "gae":
-            torch.manual_seed(seed)
+            torch.manual_seed(rollouts.seed)
             self._head = ValueHead(learner.width).to(self._device)
             self.modules.append(self._head)
         self.optimizer: torch.optim.Optimizer = make_optimizer(self.modules, optimiser)
@@ -109,7 +107,7 @@ class PolicyTrainer:
 
     def update(self, step: int) -> Mapping[str, float]:
         """One batch of rollouts and what is learned from it."""
-        items = items_at(self._pool, step, self._rollouts.items_per_step, self._seed)
+        items = items_at(self._pool, step, self._rollouts.items_per_step, self._rollouts.seed)
         groups = self._roll_out(items, step)
         terms = [self._method.rewards(item, group) for item, group in zip(items, groups, strict=True)]
         rows = self._rows(groups, terms)
@@ -134,7 +132,7 @@ class PolicyTrainer:
         attempts: list[Attempt] = []
         sizes: list[int] = []
         for place, item in enumerate(items):
-            group = self._method.attempts(item, _mix(self._seed, step, place))
+            group = self._method.attempts(item, _mix(self._rollouts.seed, step, place))
             sizes.append(len(group))
             attempts += group
         trajectories = roll_out(attempts, self._sampler)
@@ -161,7 +159,7 @@ class PolicyTrainer:
     def _learn(self, rows: list[Row], step: int) -> dict[str, float]:
         if self._head is not None:
             self._estimate(rows, self._head)
-        learning_rate = learning_rate_at(step, self._steps, self._optimiser)
+        learning_rate = learning_rate_at(step, self._optimiser)
         parts = [rows[start :: self._rollouts.updates] for start in range(self._rollouts.updates)]
         prepared = [
             [self._prepare(part_rows) for part_rows in pack(part, self._rollouts.tokens_per_batch)]

@@ -120,7 +120,9 @@ def _span(segment: Segment, sampler: Sampler, opening: Opening | None) -> Span:
             )
         return Span(ids, FORCED, opening.logprobs if opening else None)
     if segment.token_ids is None:
-        raise ValueError(f"model {segment.owner!r} named no token ids; text is never encoded again for training")
+        raise ValueError(
+            f"model {segment.owner!r} named no token ids; text is never encoded again for training"
+        )
     logprobs = segment.logprobs
     return Span(
         segment.token_ids,

@@ -32,16 +32,20 @@ class ModelSection(Section):
 
     fleet: str | None = Field(default=None, description="A member of the embedded fleet, e.g. base.")
     directory: Path | None = Field(
-        default=None, description="A member's folder written by an earlier run; `fleet` names what it descends from."
+        default=None,
+        description="A member's folder written by an earlier run; `fleet` names what it descends from.",
     )
     path: str | None = Field(default=None, description="A Hugging Face checkpoint: folder or name.")
     format: Literal["qwen3", "r1"] = Field(
-        default="qwen3", description="How the model opens its thinking block: itself (qwen3) or its template (r1)."
+        default="qwen3",
+        description="How the model opens its thinking block: itself (qwen3) or its template (r1).",
     )
     device: str = Field(default="cpu", description="Where a checkpoint is trained, e.g. cuda.")
     dtype: Literal["float32", "bfloat16"] = "float32"
     gradient_checkpointing: bool = False
-    lora_rank: Annotated[int, Field(ge=0)] = Field(default=0, description="0 trains all weights; else needs peft.")
+    lora_rank: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="0 trains all weights; else needs peft."
+    )
 
     @model_validator(mode="after")
     def _one_model(self) -> Self:
@@ -54,7 +58,8 @@ class TaskSection(Section):
     """The questions."""
 
     families: tuple[FamilyName, ...] = Field(
-        default=("arithmetic", "story", "relations", "composition"), description="Families of the fleet's tasks."
+        default=("arithmetic", "story", "relations", "composition"),
+        description="Families of the fleet's tasks.",
     )
     level_shares: tuple[float, float, float, float, float] = Field(
         default=(0.35, 0.30, 0.20, 0.10, 0.05), description="Shares of levels 1 – 5 among training questions."
@@ -64,6 +69,9 @@ class TaskSection(Section):
     )
     grader: str = Field(default="number", description="Grader of the file: number, exact, contains, …")
     questions: Count = Field(default=2000, description="Training questions; few are learned by heart.")
+    seed: int = Field(
+        default=0, description="Of the choice of questions; runs that differ in `seed` alone share them."
+    )
 
 
 class OptimiserSection(Section):
@@ -84,7 +92,9 @@ class RolloutSection(Section):
     group: Count = Field(default=16, description="Responses per question.")
     temperature: Positive = 1.0
     most_tokens: Count | None = Field(default=None, description="Cap of a response.")
-    most_tokens_direct: Count | None = Field(default=None, description="Cap of a response behind an empty block.")
+    most_tokens_direct: Count | None = Field(
+        default=None, description="Cap of a response behind an empty block."
+    )
     epochs: Count = Field(default=1, description="Passes over each batch of rollouts.")
     updates: Count = Field(default=1, description="Optimiser steps per pass.")
     tokens_per_batch: Count = 16_384
@@ -108,7 +118,9 @@ class TrainingConfig(Section):
     steps: Count = 150
     seed: int = 0
     checkpoint_every: Count = 50
-    evaluate: Count = Field(default=100, description="Questions per level (of a file: in all) before and after.")
+    evaluate: Count = Field(
+        default=100, description="Questions per level (of a file: in all) before and after."
+    )
 
 
 class AdaptThinkConfig(TrainingConfig):
@@ -179,7 +191,7 @@ class FusionConfig(TrainingConfig):
 
 
 AnyConfig = AdaptThinkConfig | AdaCoTConfig | FusionConfig
-KINDS: Mapping[str, type[AdaptThinkConfig] | type[AdaCoTConfig] | type[FusionConfig]] = {
+KINDS: Mapping[str, type[AdaptThinkConfig | AdaCoTConfig | FusionConfig]] = {
     "adaptthink": AdaptThinkConfig,
     "adacot": AdaCoTConfig,
     "fusion": FusionConfig,
@@ -189,7 +201,9 @@ KINDS: Mapping[str, type[AdaptThinkConfig] | type[AdaCoTConfig] | type[FusionCon
 def shipped() -> list[str]:
     """Names of the configurations that come with the package."""
     folder = files("thinkroute.training").joinpath("configs")
-    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+    return sorted(
+        entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")
+    )
 
 
 def load(reference: str, method: str, overrides: Mapping[str, object] | None = None) -> AnyConfig:
@@ -219,7 +233,8 @@ def load(reference: str, method: str, overrides: Mapping[str, object] | None = N
         return KINDS[method].model_validate(content)
     except ValidationError as error:
         lines = [
-            f"  {'.'.join(map(str, problem['loc'])) or 'the file'}: {problem['msg']}" for problem in error.errors()
+            f"  {'.'.join(map(str, problem['loc'])) or 'the file'}: {problem['msg']}"
+            for problem in error.errors()
         ]
         raise ConfigError(f"{reference} is wrong:\n" + "\n".join(lines)) from error
 
@@ -229,7 +244,9 @@ def _read(reference: str) -> str:
     try:
         if path.suffix in (".yaml", ".yml"):
             return path.read_text(encoding="utf-8")
-        return files("thinkroute.training").joinpath("configs", f"{reference}.yaml").read_text(encoding="utf-8")
+        return (
+            files("thinkroute.training").joinpath("configs", f"{reference}.yaml").read_text(encoding="utf-8")
+        )
     except (OSError, UnicodeDecodeError) as error:
         close = difflib.get_close_matches(reference, shipped(), n=1)
         hint = f"; did you mean {close[0]}?" if close else f"; shipped: {', '.join(shipped())}"

@@ -20,6 +20,8 @@ from thinkroute.training.optimise import OptimiserOptions, apply_gradients, lear
 class SupervisedOptions:
     """Amounts, and how tokens are averaged."""
 
+    seed: int = 0
+    """Of the order of the examples."""
     examples_per_step: int = 32
     aggregation: AggregationName = "sequence_mean"
     """`sequence_mean` keeps a short answer from drowning among the tokens of long thoughts."""
@@ -34,8 +36,6 @@ class SupervisedTrainer:
         rows: The examples; a row's weight multiplies its loss.
         options: Amounts.
         optimiser: AdamW and its schedule.
-        steps: Steps of the whole run, for the schedule.
-        seed: Of the order of the examples.
     """
 
     def __init__(
@@ -45,17 +45,15 @@ class SupervisedTrainer:
         *,
         options: SupervisedOptions,
         optimiser: OptimiserOptions,
-        steps: int,
-        seed: int,
     ) -> None:
         self._learner, self._rows, self._options = learner, rows, options
-        self._optimiser, self._steps, self._seed = optimiser, steps, seed
+        self._optimiser = optimiser
         self.modules: list[nn.Module] = [learner.module]
         self.optimizer: torch.optim.Optimizer = make_optimizer(self.modules, optimiser)
 
     def update(self, step: int) -> Mapping[str, float]:
         """One optimiser step over the step's examples."""
-        chosen = examples_at(self._rows, step, self._options.examples_per_step, self._seed)
+        chosen = examples_at(self._rows, step, self._options.examples_per_step, self._options.seed)
         device = next(self._learner.module.parameters()).device
         batches = [
             collate(rows, self._learner.name).to(device)
@@ -70,7 +68,7 @@ class SupervisedTrainer:
             loss = aggregate(-logp_BT, batch.mask_BT, batch.weights_B, name) / total
             loss.backward()  # pyright: ignore[reportUnknownMemberType]
             summed += loss.item()
-        learning_rate = learning_rate_at(step, self._steps, self._optimiser)
+        learning_rate = learning_rate_at(step, self._optimiser)
         norm = apply_gradients(self, learning_rate, self._optimiser.clip_norm)
         return {"loss": summed, "gradient_norm": norm, "learning_rate": learning_rate}
 

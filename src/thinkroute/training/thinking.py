@@ -11,7 +11,9 @@ import re
 from dataclasses import dataclass
 
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
-_BLOCK = re.compile(r"\s*(?:<think>)?(?P<thought>(?:(?!</?think>).)*)</think>(?P<answer>(?:(?!</?think>).)*)", re.DOTALL)
+_BLOCK = re.compile(
+    r"\s*(?:<think>)?(?P<thought>(?:(?!</?think>).)*)</think>(?P<answer>(?:(?!</?think>).)*)", re.DOTALL
+)
 
 
 @dataclass(frozen=True, slots=True)

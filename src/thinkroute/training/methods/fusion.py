@@ -49,7 +49,9 @@ def flagged(question: str, thinks: bool, flags: Flags, rng: Random) -> str:
     if thinks and rng.random() < flags.none_share:
         return question
     last = THINK if thinks else NO_THINK
-    earlier = rng.choices((THINK, NO_THINK), k=rng.randint(1, 2)) if rng.random() < flags.several_share else []
+    earlier = (
+        rng.choices((THINK, NO_THINK), k=rng.randint(1, 2)) if rng.random() < flags.several_share else []
+    )
     words = [*earlier, last]
     if rng.random() < flags.front_share:
         return f"{' '.join(words)} {question}"
