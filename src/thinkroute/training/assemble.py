@@ -23,7 +23,7 @@ from thinkroute.programs.protocol import ThinkingFormat
 from thinkroute.training.batch import Row
 from thinkroute.training.learner import FleetLearner, HuggingFaceLearner, Learner, fingerprint
 from thinkroute.training.losses import PolicyOptions
-from thinkroute.training.measure import Measurement, budget_curve, measure
+from thinkroute.training.measure import Measurement, budget_curve, measure, turned
 from thinkroute.training.methods.adacot import AdaCoT, Labels, Penalties, thinks_at_optimum
 from thinkroute.training.methods.adaptthink import AdaptThink
 from thinkroute.training.methods.fusion import NO_THINK, THINK, Flags, Fusion
@@ -149,6 +149,7 @@ def execute(
         "before": {name: _described(result) for name, result in before.items()},
         "after": {name: _described(result) for name, result in after.items()},
         "against_thinking": compared(after["free"], before["think"]),
+        "dial": _dial(after),
         **findings,
     }
     (output / "report.json").write_text(json.dumps(report, indent=1) + "\n")
@@ -243,20 +244,7 @@ def _adaptthink(run: Run, config: AdaptThinkConfig) -> dict[str, object]:
         optimiser=_optimiser(config.optimiser, config.steps),
     )
     run.train(trainer, config.steps, "reinforce")
-    if not isinstance(run.task, FleetTask):
-        return {}
-    items = run.task.by_level(config.evaluate, seed=0)
-    return {"dial": _dial(run, items)}
-
-
-def _dial(run: Run, items: list[Item]) -> list[dict[str, object]]:
-    """Thresholds on the probability of answering at once: a front from one model, without training."""
-    run.watcher.stage("turning the dial", 0)
-    points: list[dict[str, object]] = []
-    for threshold in DIAL:
-        rows = measure(items, run.sampler, run.task, run.openings, threshold=threshold)
-        points.append({"threshold": threshold, **_described(Measurement(rows))})
-    return points
+    return {}
 
 
 def audit(run: Run, config: AdaCoTConfig, pool: list[Item], name: str) -> Labels:
@@ -406,6 +394,14 @@ def _measure_modes(run: Run) -> dict[str, Measurement]:
     if isinstance(run.config, FusionConfig):
         results |= {THINK: asked(suffix=THINK), NO_THINK: asked(suffix=NO_THINK)}
     return results
+
+
+def _dial(after: Mapping[str, Measurement]) -> list[dict[str, object]]:
+    """Thresholds on the probability of answering at once: a front from one model, without training."""
+    rows = (after["free"].rows, after["think"].rows, after["direct"].rows)
+    return [
+        {"threshold": threshold, **_described(Measurement(turned(*rows, threshold)))} for threshold in DIAL
+    ]
 
 
 def compared(after: Measurement, before: Measurement) -> dict[str, object]:

@@ -14,6 +14,7 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
 from typing import Any, cast
@@ -87,11 +88,11 @@ def judge_adaptthink(reports: Reports) -> list[Verdict]:
     """Issue's gate: half the length at no more than a point of accuracy, skipping thought where it is easy."""
     main = reports["delta=0.05"]
     shares = [fmean(values) for values in zip(*(_free(r, "direct") for r in main.values()), strict=True)]
-    worst_rise = max(after - before for before, after in zip(shares, shares[1:], strict=False))
+    worst_rise = max(after - before for before, after in pairwise(shares))
     lengths = [
         _mean(runs, lambda r: r["against_thinking"][EASY]["length_share"]) for runs in reports.values()
     ]
-    worst_order = max(after - before for before, after in zip(lengths, lengths[1:], strict=False))
+    worst_order = max(after - before for before, after in pairwise(lengths))
     return [
         at_most(
             "length, easy-heavy mix, as a share of thinking's",

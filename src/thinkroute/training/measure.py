@@ -8,7 +8,7 @@ serves any mix; intervals resample the questions within levels, paired where two
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import exp
 
 import numpy as np
@@ -53,7 +53,6 @@ def measure(
     *,
     forced: str = "",
     suffix: str = "",
-    threshold: float | None = None,
     max_tokens: int | None = None,
 ) -> list[Answered]:
     """Answer every question greedily.
@@ -65,21 +64,12 @@ def measure(
         openings: The family's modes.
         forced: Begin every response with this text, to force a mode.
         suffix: Appended to every question: a soft switch.
-        threshold: Answer at once wherever the probability of doing so is at least this: the dial.
         max_tokens: Cap of every response.
     """
     rows: list[Answered] = []
     for start in range(0, len(items), _ROWS_PER_ROUND):
         chosen = items[start : start + _ROWS_PER_ROUND]
         answered = _answer(chosen, sampler, openings, [forced] * len(chosen), suffix, max_tokens)
-        if threshold is not None:
-            wanted = [
-                openings.no_think if p_direct >= threshold else openings.think for _, _, p_direct in answered
-            ]
-            again = _answer(chosen, sampler, openings, wanted, suffix, max_tokens)
-            answered = [
-                (text, tokens, p) for (text, tokens, _), (_, _, p) in zip(again, answered, strict=True)
-            ]
         rows += [
             Answered(
                 item.level, item.family, task.grade(item, text), tokens, not has_reasoning(text), p_direct
@@ -114,6 +104,19 @@ def _answer(
         p_direct = 0.0 if text else probability_of_empty_block(segments[-1], openings)
         answers.append(("".join(segment.text for segment in segments), tokens, p_direct))
     return answers
+
+
+def turned(
+    free: Sequence[Answered], think: Sequence[Answered], direct_rows: Sequence[Answered], threshold: float
+) -> list[Answered]:
+    """The dial: answer at once wherever the free model's probability of doing so is at least the threshold.
+
+    Needs no further decoding: greedy responses behind either opening are known already.
+    """
+    return [
+        replace(answer if chosen.p_direct >= threshold else thought, p_direct=chosen.p_direct)
+        for chosen, thought, answer in zip(free, think, direct_rows, strict=True)
+    ]
 
 
 def probability_of_empty_block(segment: Segment, openings: Openings) -> float:
