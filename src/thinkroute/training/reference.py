@@ -86,7 +86,8 @@ class ReferenceTable:
         progress: Progress = lambda done, total: None,
     ) -> None:
         """Sample every question that is not known yet, with the weights the sampler holds now."""
-        missing = [item for item in items if key_of(item) not in self._statistics]
+        unknown = {key_of(item): item for item in items}
+        missing = [item for key, item in unknown.items() if key not in self._statistics]
         for start in range(0, len(missing), _ITEMS_PER_ROUND):
             chosen = missing[start : start + _ITEMS_PER_ROUND]
             for item, responses in zip(chosen, self._sample(chosen, sampler), strict=True):

@@ -44,7 +44,7 @@ class Task(Protocol):
     """A source of graded questions."""
 
     def pool(self, count: int, seed: int, split: Split = "train") -> list[Item]:
-        """Different questions, the same for the same arguments."""
+        """Questions of one split, the same for the same arguments."""
         ...
 
     def grade(self, item: Item, response: str) -> float:
@@ -61,14 +61,10 @@ class FleetTask:
     """Of levels 1 – 5."""
 
     def pool(self, count: int, seed: int, split: Split = "train") -> list[Item]:
-        """Questions of all families; levels drawn by their shares."""
+        """Questions of all families; levels drawn by their shares. Short ones are few, so some come more than once."""
         rng = Random(f"{seed}/{split}/pool")  # noqa: S311 - reproducible questions, not a secret
         levels = rng.choices(LEVELS, self.shares, k=count)
-        items: dict[str, Item] = {}
-        for level in levels:
-            item = _item(generate(rng, rng.choice(self.families), level, split))
-            items[item.question] = item
-        return list(items.values())
+        return [_item(generate(rng, rng.choice(self.families), level, split)) for level in levels]
 
     def by_level(self, per_level: int, seed: int, split: Split = "eval") -> list[Item]:
         """Equally many of every level, families in turn, for measuring."""
