@@ -212,7 +212,7 @@ def _rollouts(section: RolloutSection, seed: int) -> RolloutOptions:
 
 
 def _adaptthink(run: Run, config: AdaptThinkConfig) -> dict[str, object]:
-    pool = run.task.pool(config.task.questions, config.task.seed)
+    pool = run.task.pool(config.task.questions, config.task.seed, config.task.split)
     table = run.reference("think", run.openings.think, config.reference)
     run.fill(table, pool, "thinking")
     method = AdaptThink(
@@ -257,7 +257,7 @@ def audit(run: Run, config: AdaCoTConfig, pool: list[Item], name: str) -> Labels
 
 
 def _adacot(run: Run, config: AdaCoTConfig) -> dict[str, object]:
-    pool = run.task.pool(config.task.questions, config.task.seed)
+    pool = run.task.pool(config.task.questions, config.task.seed, config.task.split)
     labels = audit(run, config, pool, "audit")
     held_out: list[Item] = []
     if isinstance(run.task, FleetTask):
@@ -345,7 +345,7 @@ def _warm_up(run: Run, config: AdaCoTConfig, pool: list[Item], labels: Labels) -
 
 
 def _fusion(run: Run, config: FusionConfig) -> dict[str, object]:
-    pool = run.task.pool(config.task.questions, config.task.seed)
+    pool = run.task.pool(config.task.questions, config.task.seed, config.task.split)
     Random(f"{config.seed}/modes").shuffle(pool)  # noqa: S311 - reproducible data
     cut = round(len(pool) * config.thinking_share)
     flags = Flags(config.no_flag_share, config.several_flags_share)

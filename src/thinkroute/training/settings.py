@@ -69,6 +69,11 @@ class TaskSection(Section):
     )
     grader: str = Field(default="number", description="Grader of the file: number, exact, contains, …")
     questions: Count = Field(default=2000, description="Training questions; few are learned by heart.")
+    split: Literal["train", "filter"] = Field(
+        default="train",
+        description="filter: questions the fleet's members never saw. Reinforcement needs them: an answer known by "
+        "heart says nothing about what the model can do at once.",
+    )
     seed: int = Field(
         default=0, description="Of the choice of questions; runs that differ in `seed` alone share them."
     )
