@@ -16,7 +16,7 @@ from thinkroute.engines.embedded import EmbeddedEngine
 from thinkroute.fleet import shipped
 from thinkroute.fleet.tasks import generate
 from thinkroute.programs.driver import Prompt, Run
-from thinkroute.programs.protocol import ThinkingFormat
+from thinkroute.programs.protocol import Call, ThinkingFormat
 from thinkroute.training.batch import Row, collate, merge_equal
 from thinkroute.training.forward import score
 from thinkroute.training.learner import FleetLearner
@@ -126,7 +126,7 @@ def test_a_budget_is_never_exceeded_and_its_text_is_nobodys_action(sampler: Embe
 def test_the_ids_trained_on_are_the_ids_the_engine_saw(sampler: EmbeddedSampler) -> None:
     for trajectory in sampled(sampler, opening=Opening(QWEN3.no_think, (None, HALF))):
         row = collate([Row(trajectory, [1.0])], MODEL)
-        assert tuple(row.ids_BT[0].tolist()) == (*trajectory.prompt_ids, *trajectory.response_ids)
+        assert tuple(map(int, row.ids_BT[0])) == (*trajectory.prompt_ids, *trajectory.response_ids)
 
 
 def test_an_engine_that_saw_other_ids_is_found_out(
@@ -134,9 +134,11 @@ def test_an_engine_that_saw_other_ids_is_found_out(
 ) -> None:
     arm = Arm("budgeted", (MODEL,), Effort("on", 8))
     true = sampler.prompt_ids
-    monkeypatch.setattr(
-        sampler, "prompt_ids", lambda call: [*true(call)[:-1], 0] if call.prefix else true(call)
-    )
+
+    def shifted(call: Call) -> list[int]:
+        return [*true(call)[:-1], 0] if call.prefix else true(call)
+
+    monkeypatch.setattr(sampler, "prompt_ids", shifted)
     with pytest.raises(ValueError, match="other ids"):
         roll_out([Attempt([{"role": "user", "content": questions(1)[0]}], program_of(arm))], sampler)
 

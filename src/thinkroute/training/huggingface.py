@@ -83,7 +83,7 @@ class TransformersSampler:
         ids_BT = torch.tensor([[pad] * (width - len(ids)) + ids for ids in prompts], device=device)
         real_BT = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts], device=device)
         temperature = float(first.options.get("temperature") or 0.0)
-        torch.manual_seed(int(first.options.get("seed") or 0))
+        torch.manual_seed(int(first.options.get("seed") or 0))  # pyright: ignore[reportUnknownMemberType]
         ends = [self._tokenizer.eos_token_id, *(self._close_ids if first.until_thinking_end else ())]
         self._learner.module.eval()
         with torch.no_grad():
@@ -100,9 +100,9 @@ class TransformersSampler:
                 return_dict_in_generate=True,
                 output_scores=True,
             )
-        new_BT: Tensor = made.sequences[:, width:].cpu()
+        new_BT = cast("list[list[int]]", made.sequences[:, width:].tolist())
         return [
-            self._segment(call, prompts[row], new_BT[row].tolist(), made.scores, row, ends)
+            self._segment(call, prompts[row], new_BT[row], made.scores, row, ends)
             for row, call in enumerate(calls)
         ]
 

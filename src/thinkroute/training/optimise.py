@@ -62,7 +62,8 @@ def make_optimizer(modules: Sequence[nn.Module], options: OptimiserOptions) -> t
 class Trainer(Protocol):
     """One method's update. `step` is the number of steps done before."""
 
-    modules: Sequence[nn.Module]
+    modules: list[nn.Module]
+    """Everything that is trained and kept in checkpoints."""
     optimizer: torch.optim.Optimizer
 
     def update(self, step: int) -> Mapping[str, float]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -96,7 +96,7 @@ class PolicyTrainer:
         self._head: ValueHead | None = None
         self.modules: list[nn.Module] = [learner.module]
         if options.advantage == "gae":
-            torch.manual_seed(rollouts.seed)
+            torch.manual_seed(rollouts.seed)  # pyright: ignore[reportUnknownMemberType]
             self._head = ValueHead(learner.width).to(self._device)
             self.modules.append(self._head)
         self.optimizer: torch.optim.Optimizer = make_optimizer(self.modules, optimiser)
@@ -209,7 +209,7 @@ class PolicyTrainer:
         options = self._options
         total = sum(denominator(b.mask_BT, b.weights_B, options.aggregation) for b, _ in batches)
         actions = sum(denominator(b.actions_BT, b.weights_B, "token_mean") for b, _ in batches)
-        sums = dict.fromkeys(("loss", "entropy", "value_loss", "ratio_error"), 0.0)
+        sums: dict[str, float] = dict.fromkeys(("loss", "entropy", "value_loss", "ratio_error"), 0.0)
         self._learner.module.train()
         for batch, reference_BT in batches:
             scores = score(
@@ -267,7 +267,7 @@ def _fill_advantages(row: Row, values_T: Tensor, learner: str, options: PolicyOp
     """One finished episode: the whole reward comes after the last action."""
     trajectory = row.trajectory
     begin = len(trajectory.prompt_ids) - 1
-    values = values_T[begin : begin + trajectory.tokens].tolist()
+    values = cast("list[float]", values_T[begin : begin + trajectory.tokens].tolist())  # pyright: ignore[reportUnknownMemberType]
     places = [place for place, action in enumerate(trajectory.actions(learner)) if action]
     rewards_T = [0.0] * (len(places) - 1) + row.advantages
     advantages_T, returns_T = generalised_advantages(

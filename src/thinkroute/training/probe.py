@@ -42,7 +42,7 @@ def fit_probe(
     seed: int = 0,
 ) -> Probe:
     """Fit a probe by binary cross-entropy, positives weighted by how much rarer they are."""
-    torch.manual_seed(seed)
+    torch.manual_seed(seed)  # pyright: ignore[reportUnknownMemberType]
     probe = Probe(features_NF.shape[1])
     optimizer = torch.optim.AdamW(probe.parameters(), lr=learning_rate, weight_decay=5e-4)
     positives = float(labels_N.sum())
@@ -51,7 +51,8 @@ def fit_probe(
     probe.train()
     for _ in range(epochs):
         order = torch.randperm(len(labels_N), generator=generator)
-        for chosen in order.split(rows_per_step):
+        for start in range(0, len(order), rows_per_step):
+            chosen = order[start : start + rows_per_step]
             loss = probe_loss(probe(features_NF[chosen]), labels_N[chosen], weight)
             optimizer.zero_grad()
             loss.backward()  # pyright: ignore[reportUnknownMemberType]

@@ -79,9 +79,9 @@ def _truncate(logprobs_V: Doubles, sampling: Sampling) -> Doubles:
 
 def _draw(cumulative_V: Doubles, uniform: float) -> int:
     total = cumulative_V[-1]
-    drawn = int(cumulative_V.searchsorted(uniform * total, side="right"))
+    drawn = int(np.searchsorted(cumulative_V, uniform * total, side="right"))
     # Rounding may lead past the end; then it is the last token that has any mass.
-    return drawn if drawn < len(cumulative_V) else int(cumulative_V.searchsorted(total))
+    return drawn if drawn < len(cumulative_V) else int(np.searchsorted(cumulative_V, total))
 
 
 def _describe(token_id: int, logprobs_V: Doubles, sampling: Sampling) -> Choice:
