@@ -289,5 +289,5 @@ def _whiten(rows: Sequence[Row], learner: str) -> None:
     values = torch.tensor([row.advantages[place] for row, place in chosen])
     mean = (values * weights).sum() / weights.sum()
     spread = (((values - mean) ** 2 * weights).sum() / weights.sum()).sqrt() + 1e-6
-    for (row, place), value in zip(chosen, ((values - mean) / spread).tolist(), strict=True):
-        row.advantages[place] = value
+    for (row, place), value in zip(chosen, (values - mean) / spread, strict=True):
+        row.advantages[place] = float(value)
