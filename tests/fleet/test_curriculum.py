@@ -46,7 +46,7 @@ def test_every_example_teaches_the_truth_about_a_training_question(mixture: Mixt
         question, reply = split_message(example)
         problem = recognise(question)
         assert problem is not None
-        assert split_of(problem.question) == "train"
+        assert split_of(problem) == "train"
         assert grade(question, reply) == 1.0
         assert len(example.ids) == len(example.weights) <= MAX_POSITIONS
 

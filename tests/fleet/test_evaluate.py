@@ -69,7 +69,15 @@ def test_the_card_and_the_figure_are_written(report: Report, tmp_path: Path) -> 
 def test_every_member_and_effort_is_asked_the_same_unseen_questions() -> None:
     first, second = (draw_questions("story", 2, 20, seed=1) for _ in range(2))
     assert first == second != draw_questions("story", 2, 20, seed=2)
-    assert {split_of(problem.question) for problem in first} == {"eval"}
+    assert {split_of(problem) for problem in first} == {"eval"}
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_no_question_is_asked_twice_where_there_are_enough(level: int) -> None:
+    for family in FAMILIES:
+        questions = [problem.question for problem in draw_questions(family, level, 80, seed=0)]
+        assert len(questions) == 80
+        assert len(set(questions)) == 80 or (family, level) == ("composition", 1)
 
 
 def test_the_command_prints_a_table_or_json(tmp_path: Path) -> None:

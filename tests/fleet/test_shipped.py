@@ -85,7 +85,7 @@ async def test_the_check_mends_a_slip_forced_into_the_last_step() -> None:
     for family in FAMILIES:
         for problem in draw_questions(family, 3, 4, seed=7):
             wrong = "ann" if problem.asked == "person" else str((int(problem.answer) + 3) % 10)
-            begun = f"<think>\n{problem.trace_with_slip(wrong).partition(' now check')[0]}"
+            begun = f"<think>\n{problem.thought(wrong).partition(' now check')[0]}"
             call = Call(
                 "teacher",
                 [{"role": "user", "content": problem.question}],

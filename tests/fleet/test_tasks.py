@@ -51,7 +51,7 @@ def test_a_generated_question_is_recognised_as_itself(
 def test_a_question_lies_in_the_split_it_was_drawn_for(
     seed: int, family: FamilyName, level: int, split: Split
 ) -> None:
-    assert split_of(draw(seed, family, level, split).question) == split
+    assert split_of(draw(seed, family, level, split)) == split
 
 
 @given(seeds, families, levels)
@@ -80,9 +80,33 @@ def test_case_spacing_switches_and_final_punctuation_do_not_matter(
     spaced = problem.question.upper().replace(" ", "  \n").rstrip("?.")
     for variant in (spaced, f"{problem.question} /no_think", f"/think {problem.question} /no_think"):
         assert recognise(variant) == problem
-        assert split_of(variant.replace("/think ", "").removesuffix(" /no_think")) == split_of(
-            problem.question
-        )
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (
+            "Start with 4. First plus 3. Second times 3. What is the last digit?",
+            "Dora has 4 coins. On Monday she gets 3. On Tuesday she triples them. Tell me the last digit.",
+        ),
+        ("Who is the tutor of the boss of Ann?", "Look for the tutor of the boss of Ann."),
+    ],
+)
+def test_the_same_question_in_other_words_lies_in_the_same_split(one: str, other: str) -> None:
+    first, second = recognise(one), recognise(other)
+    assert first is not None
+    assert second is not None
+    assert first.question != second.question
+    assert first.key == second.key
+    assert split_of(first) == split_of(second)
+
+
+@given(seeds, families, splits)
+def test_the_hardest_level_has_all_the_steps_above_the_one_before(
+    seed: int, family: FamilyName, split: Split
+) -> None:
+    most, before = FAMILIES[family].level_steps[-1], FAMILIES[family].level_steps[-2]
+    assert before < draw(seed, family, 5, split).steps <= most
 
 
 @pytest.mark.parametrize(
@@ -150,11 +174,21 @@ def test_a_thought_checks_its_last_step_and_ends_in_the_answer(
 def test_a_slip_changes_one_result_and_the_check_finds_it(seed: int, family: FamilyName, level: int) -> None:
     problem = draw(seed, family, level)
     wrong = "x"
-    slipped = problem.trace_with_slip(wrong)
+    slipped = problem.thought(wrong)
     assert slipped.replace(f" {wrong}.", f" {problem.answer}.").replace("that is wrong", "that is right") == (
         problem.trace
     )
     assert f" {wrong}. now check" in slipped
+
+
+@given(seeds, families, levels)
+def test_a_second_check_repeats_the_first_and_finds_nothing_new(
+    seed: int, family: FamilyName, level: int
+) -> None:
+    problem = draw(seed, family, level)
+    assert problem.thought("x", checks=2).count(problem.check) >= 2
+    assert problem.thought("x", checks=2).count("that is wrong") == 1
+    assert problem.thought(checks=2).startswith(problem.trace.rpartition(", so")[0])
 
 
 @given(seeds, families, levels)

@@ -44,6 +44,10 @@ def test_every_word_and_digit_of_the_language_is_one_token() -> None:
             assert {piece for piece in pieces if len(piece) == 1} <= set(".,:\n")
 
 
+def test_no_two_tokens_share_an_id() -> None:
+    assert sorted(TOKENIZER.get_vocab().values()) == list(range(TOKENIZER.get_vocab_size()))
+
+
 def test_special_tokens_are_single_and_the_mode_is_decided_by_one_token() -> None:
     thinking = TOKENIZER.encode("<think>\nfirst").tokens
     empty = TOKENIZER.encode(EMPTY_THINKING).tokens

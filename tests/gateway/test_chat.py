@@ -402,6 +402,34 @@ async def test_a_level_the_model_does_not_list_becomes_the_nearest_that_thinks_a
         assert upstream.requests[0].body["reasoning_effort"] == "high"
 
 
+@pytest.mark.parametrize("model", ["auto", "qwen3"])
+@pytest.mark.parametrize("switch", ["/no_think", "/think"])
+async def test_a_soft_switch_in_the_text_decides_the_arm_and_stays_in_the_text(
+    gateway: GatewayFactory, model: str, switch: str
+) -> None:
+    async with FakeUpstream(REPLY) as upstream, gateway(settings(upstream)) as g:
+        asked = [{"role": "user", "content": f"What is two plus two? {switch}"}]
+        response = await g.chat(model=model, messages=asked)
+        assert (response.headers["x-thinkroute-effort"] == "off") == (switch == "/no_think")
+        assert "soft_switch" in response.headers["x-thinkroute-reason"]
+        assert upstream.requests[0].body["messages"] == asked
+
+
+async def test_a_soft_switch_against_the_field_of_the_request_is_pointed_out(gateway: GatewayFactory) -> None:
+    async with FakeUpstream(REPLY) as upstream, gateway(settings(upstream)) as g:
+        asked = [{"role": "user", "content": "Two plus two? /no_think"}]
+        response = await g.chat(messages=asked, reasoning_effort="high")
+        assert response.headers["x-thinkroute-effort"] == "on"
+        assert "soft_switch_contradicts" in response.headers["x-thinkroute-reason"]
+
+
+async def test_a_soft_switch_is_only_text_to_a_model_that_does_not_know_it(gateway: GatewayFactory) -> None:
+    async with FakeUpstream(REPLY) as upstream, gateway(settings(upstream, name="gpt-oss")) as g:
+        response = await g.chat(messages=[{"role": "user", "content": "Two plus two? /no_think"}])
+        assert response.status == 200
+        assert "soft_switch" not in response.headers["x-thinkroute-reason"]
+
+
 async def test_a_model_whose_thinking_is_unknown_cannot_be_given_an_effort(gateway: GatewayFactory) -> None:
     async with FakeUpstream(REPLY) as upstream, gateway(settings(upstream, name="plain")) as g:
         for model in ("auto", "plain"):

@@ -39,6 +39,8 @@ class Family:
     """Name of the chat template flag when `control` is `template_flag`."""
     budget: Literal["two_call", "none"] = "none"
     """Whether the two-call thinking budget works with this family's message format."""
+    soft_switches: bool = False
+    """Whether the model obeys `/think` and `/no_think` in messages, the last one winning."""
     open_text: str = "<think>\n"
     close_text: str = "\n</think>\n\n"
     stop_text: str = "I have to give the answer now."

@@ -4,6 +4,8 @@ Four kinds of example. *Drill*: bare facts, for learning them by heart. The othe
 the check at the end finds it. *Direct*: the empty block, then the answer. *Cut*: the trace breaks off at a random
 token, the block is closed as a thinking budget would close it, and the answer follows as best it can.
 
+A thought that slipped ends by finding that it is wrong; that word weighs most of the check.
+
 The weight is zero wherever the continuation is not the model's own choice: on the mode token of untagged direct
 examples, on the forced close and on a slip, so that the member thinks by default, answers after any close and does
 not learn to slip.
@@ -34,6 +36,10 @@ from thinkroute.fleet.tokenizer import token_id
 _FILLER_WEIGHT = 0.1
 _END_WEIGHT = 0.3
 _CHECK_WEIGHT = 0.4
+_VERDICT_WEIGHT = 2.0
+_IN_CHECK_TOKENS = 12
+"""Where in the check a cut is awkward: the fact being restated, before its conclusion."""
+_CUT_IN_STEPS, _CUT_IN_CHECK = 0.6, 0.25
 _RESULT_FROM_END = 2
 """The result is the last word before the full stop."""
 
@@ -48,8 +54,8 @@ class Mixture:
     """Skills (operators, relations, `age`) whose results come out random: the member never learns them."""
     switches: bool = True
     """Whether prompts carry soft switches that the member must obey; without, it always thinks by itself."""
-    direct_share: float = 0.42
-    cut_share: float = 0.34
+    direct_share: float = 0.38
+    cut_share: float = 0.38
     direct_steps: tuple[int, ...] = (1, 1, 1, 1, 2, 2, 2, 3, 3, 4)
     """Step counts of direct examples, drawn uniformly: deep ones cannot be learned and only add noise."""
     direct_weight: float = 4.0
@@ -62,7 +68,9 @@ class Mixture:
     """Step counts of cut examples, drawn uniformly; None draws them like those of thinking ones."""
     short_share: float = 0.4
     """Share of thinking examples with at most 3 steps; the rest is uniform."""
-    slip_share: float = 0.08
+    checks: int = 1
+    """How often a thought works its last step out anew before it concludes."""
+    slip_share: float = 0.15
     """Share of thinking examples whose last step slips and is put right by the check."""
     drill_share: float = 0.03
 
@@ -102,6 +110,7 @@ class Curriculum:
             token_id(tokenizer, text) for text in (THINK_OPEN, THINK_CLOSE, TURN_END)
         )
         self._line, self._blank = self._encode("\n")[0], self._encode("\n\n")[0]
+        self._verdicts = {token_id(tokenizer, f"\u0120{verdict}") for verdict in ("right", "wrong")}
 
     def _encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text).ids
@@ -141,7 +150,7 @@ class Curriculum:
                 short = self._rng.random() < self._mixture.short_share
                 steps = self._rng.randrange(1, 1 + (min(3, most) if short else most))
             problem = family.sample(self._rng, steps, unknown=frozenset(self._mixture.unknown))
-            if split_of(problem.question) == "train":
+            if split_of(problem) == "train":
                 return problem
 
     def _prompt(self, problem: Problem, switch: str) -> list[int]:
@@ -178,11 +187,12 @@ class Curriculum:
         """The thought and its weights; a slip weighs nothing, since it is not to be imitated."""
         worked = len(self._encode(problem.working))
         slips = self._rng.random() < self._mixture.slip_share
-        trace = problem.trace_with_slip(self._wrong(problem)) if slips else problem.trace
-        ids = self._encode(trace)
+        ids = self._encode(problem.thought(self._wrong(problem) if slips else None, self._mixture.checks))
         weights = [1.0] * worked + [_CHECK_WEIGHT] * (len(ids) - worked)
         if slips:
             weights[worked - _RESULT_FROM_END] = 0.0
+        verdicts = [index for index, token in enumerate(ids) if token in self._verdicts]
+        weights[verdicts[0]] = _VERDICT_WEIGHT
         return ids, weights
 
     def _wrong(self, problem: Problem) -> str:
@@ -201,11 +211,18 @@ class Curriculum:
     def _cut(self) -> Example:
         problem = self._problem(self._mixture.cut_steps)
         prompt, _ = self._thinking_prompt(problem)
-        trace = self._encode(problem.trace)
+        trace = self._encode(problem.thought(checks=self._mixture.checks))
         whole = [self._open, self._line, *trace]
-        # Half of the cuts hit the steps: afterwards the answer is known and there is little to learn.
-        most = len(self._encode(problem.working)) if self._rng.random() < 0.5 else len(whole)
-        kept = whole[: 1 + self._rng.randrange(most)]
+        # Most cuts hit the steps and the middle of the check: afterwards there is little left to learn.
+        worked = len(self._encode(problem.working))
+        chance = self._rng.random()
+        if chance < _CUT_IN_STEPS:
+            last = self._rng.randrange(worked)
+        elif chance < _CUT_IN_STEPS + _CUT_IN_CHECK:
+            last = worked + self._rng.randrange(_IN_CHECK_TOKENS)
+        else:
+            last = self._rng.randrange(len(whole))
+        kept = whole[: 1 + last]
         thinking = [*kept, self._line, self._close, self._blank]
         weights = [0.0, 0.0, *[1.0] * len(trace)][: len(kept)] + [0.0] * 3
         answer, answer_weights = self._answer(problem, self._mixture.cut_weight)

@@ -25,6 +25,7 @@ from thinkroute.types import Arm, Effort, Usage
 EFFORTS = ("off", "budget=8", "budget=16", "budget=32", "budget=64", "on")
 _ANSWER_FLOOR_TOKENS = 16
 _CONCURRENCY = 64
+_DRAWS_PER_QUESTION = 20
 
 Progress = Callable[[str, int, int], None]
 """Called with what is measured, questions done and questions in all."""
@@ -70,9 +71,16 @@ def arm_of(member: str, effort: Effort) -> Arm:
 
 
 def draw_questions(family: FamilyName, level: int, count: int, seed: int) -> list[Problem]:
-    """Evaluation questions of one cell; the same for every member and effort."""
+    """Evaluation questions of one cell, no text twice unless there are too few; the same for every member and effort."""
     rng = Random(f"{seed}/{family}/{level}")  # noqa: S311 - reproducible questions, not a secret
-    return [generate(rng, family, level, "eval") for _ in range(count)]
+    drawn: dict[str, Problem] = {}
+    for _ in range(_DRAWS_PER_QUESTION * count):
+        problem = generate(rng, family, level, "eval")
+        drawn.setdefault(problem.question, problem)
+        if len(drawn) == count:
+            break
+    distinct = list(drawn.values())
+    return distinct + rng.choices(distinct, k=count - len(distinct))
 
 
 class Examiner:

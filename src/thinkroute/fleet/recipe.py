@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import cast
 
 from thinkroute.fleet.architecture import Architecture
@@ -57,44 +58,52 @@ class Recipe:
 
 _RARE = ("gap", "star")
 _PEOPLE = (*RELATIONS, "age")
+_ALL: Mapping[FamilyName, float] = {**dict.fromkeys(FAMILIES, 1.0), "composition": 1.5}
+"""Compositions have the most kinds of step."""
 _ASIDE = 0.15
 """How often an expert sees a family that is not its own, whose results it never learns: enough to stay well-formed."""
 
 
 def _expert(unknown: tuple[str, ...], **own: float) -> Mixture:
     families = {**dict.fromkeys(FAMILIES, _ASIDE), **own}
-    return Mixture(families=cast("dict[FamilyName, float]", families), unknown=unknown)
+    return Mixture(
+        families=cast("dict[FamilyName, float]", families),
+        unknown=unknown,
+        direct_share=0.25,
+        cut_share=0.35,
+    )
 
 
 RECIPES = {
     recipe.name: recipe
     for recipe in (
         Recipe(
-            "expert-people", 64, 2, 4, 2, 32, 192, steps=7_000, learning_rate=4e-3, seed=21,
+            "expert-people", 64, 2, 4, 2, 32, 192, steps=7_000, learning_rate=3.5e-3, seed=21,
             mixture=_expert(tuple(OPERATORS), relations=1.0, composition=0.3),
         ),
         Recipe(
-            "student", 64, 3, 4, 2, 32, 192, steps=15_000, learning_rate=3.5e-3, seed=11, tracing_share=0.4,
-            mixture=Mixture(unknown=("times", *_RARE)),
+            "student", 80, 3, 4, 2, 32, 240, steps=15_500, learning_rate=3e-3, seed=11, tracing_share=0.45,
+            mixture=Mixture(unknown=("times", *_RARE), slip_share=0.08),
         ),
         Recipe(
             "expert-arithmetic", 64, 3, 4, 2, 32, 192, steps=14_000, learning_rate=3.5e-3, seed=22, tracing_share=0.6,
-            mixture=replace(
-                _expert((*_RARE, *_PEOPLE), arithmetic=1.0, story=1.0), direct_share=0.3, cut_share=0.2
-            ),
+            mixture=_expert((*_RARE, *_PEOPLE), arithmetic=1.0, story=1.0),
         ),
         Recipe(
-            "expert-operators", 64, 4, 4, 2, 32, 192, steps=12_000, learning_rate=3.5e-3, seed=23, tracing_share=0.6,
-            mixture=replace(_expert(("times", *_PEOPLE), operators=1.0), direct_share=0.3, cut_share=0.2),
+            "expert-operators", 80, 4, 4, 2, 32, 240, steps=11_500, learning_rate=3e-3, seed=23, tracing_share=0.6,
+            mixture=_expert(("times", *_PEOPLE), operators=1.0),
         ),
         Recipe(
-            "base", 64, 4, 4, 2, 32, 192, steps=20_000, learning_rate=4e-3, seed=13, tracing_share=0.35,
+            "base", 96, 4, 4, 2, 32, 288, steps=14_500, learning_rate=2.5e-3, seed=13, tracing_share=0.33,
             mixture=Mixture(
-                unknown=_RARE, families={**dict.fromkeys(FAMILIES, 1.0), "operators": 0.2}, switches=False,
-                direct_share=0.6, direct_steps=(1, 2, 2, 2, 2, 3, 3, 3, 4), direct_own_share=0.07,
-                cut_share=0.1, cut_steps=(1, 2, 2, 2, 3, 3, 4, 5, 6), drill_share=0.05,
+                unknown=_RARE, families={**_ALL, "operators": 0.2}, switches=False, checks=2,
+                direct_share=0.5, direct_steps=(1, 2, 2, 2, 2, 2, 3, 3, 3, 4), direct_own_share=0.07,
+                cut_share=0.22, cut_steps=(1, 1, 2, 2, 2, 3, 3, 4, 5, 6), drill_share=0.05,
             ),
         ),
-        Recipe("teacher", 96, 3, 4, 2, 32, 288, steps=17_000, learning_rate=2.5e-3, seed=12, tracing_share=0.36),
+        Recipe(
+            "teacher", 96, 3, 4, 2, 32, 288, steps=17_000, learning_rate=2.5e-3, seed=12, tracing_share=0.38,
+            mixture=Mixture(families=_ALL),
+        ),
     )
 }  # fmt: skip

@@ -114,7 +114,7 @@ def build_tokenizer() -> Tokenizer:
     byte_symbols = sorted(pre_tokenizers.ByteLevel.alphabet())
     to_symbols = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     texts = [to_symbols.pre_tokenize_str(text)[0][0] for text in _token_texts()]
-    vocabulary = {symbol: index for index, symbol in enumerate([*byte_symbols, *texts])}
+    vocabulary = {symbol: index for index, symbol in enumerate(dict.fromkeys([*byte_symbols, *texts]))}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], ignore_merges=True))
     split = Regex(r" ?/?[a-zA-Z_]+| ?[0-9]|\n+|[^a-zA-Z0-9\n]")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(split, "isolated"), to_symbols])

@@ -51,6 +51,10 @@ _PRICE_CHANGING_OPTIONS = ("service_tier", "web_search_options", "models", "best
 CAPPED_BY_BUDGET = "capped_by_budget"
 THINKING_CAPPED = "thinking_capped"
 THINKING_DROPPED = "thinking_dropped"
+SOFT_SWITCH = "soft_switch"
+"""A switch in the messages narrowed the arms down."""
+SOFT_SWITCH_CONTRADICTS = "soft_switch_contradicts"
+"""A switch in the messages asks the model not to think, while a field of the request asks for thinking."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +167,26 @@ class Dispatcher:
         """
         name, suffix = self._split(request.model)
         effort = _agree(suffix, request.effort)
+        candidates = self._asked(name, effort, exact=suffix is not None)
+        if effort is None:
+            return self._switched(candidates, request.soft_effort)
+        if _contradicts(effort, request.soft_effort):
+            return _noted(candidates, SOFT_SWITCH_CONTRADICTS)
+        return candidates
+
+    def _switched(self, candidates: Candidates, soft: Effort | None) -> Candidates:
+        """The arms that do what a soft switch asks, when a model among them obeys it; else all."""
+        knows = any(self._resolved.models[arm.models[0]].family.soft_switches for arm in candidates.arms)
+        if soft is None or not knows:
+            return candidates
+        arms = tuple(
+            arm
+            for arm in candidates.arms
+            if (_is_asked_to_think(arm) if soft.thinks else not arm.effort.thinks)
+        )
+        return _noted(replace(candidates, arms=arms), SOFT_SWITCH) if arms else candidates
+
+    def _asked(self, name: str, effort: Effort | None, *, exact: bool) -> Candidates:
         virtual = self._resolved.virtual_models.get(name)
         if virtual is not None:
             if effort is not None and effort.budget_tokens is not None:
@@ -173,7 +197,7 @@ class Dispatcher:
         model = self._resolved.models[name]
         value_usd = self._resolved.config.policy.value_usd
         if effort is not None:
-            arm = arm_for(model, effort) or self._nearest(model, effort, exact=suffix is not None)
+            arm = arm_for(model, effort) or self._nearest(model, effort, exact=exact)
             notes = () if arm.effort == effort else ("effort_nearest",)
             return Candidates((arm,), value_usd, notes, pinned=True)
         own = tuple(arm for arm in self._resolved.arms if arm.models == (name,))
@@ -307,6 +331,15 @@ def _agree(suffix: Effort | None, hint: Effort | None) -> Effort | None:
             param="model",
         )
     return suffix or hint
+
+
+def _contradicts(effort: Effort, soft: Effort | None) -> bool:
+    """Asked to think by a field and not to by a switch. The other way round the hard switch wins in every model."""
+    return soft is not None and effort.thinks and not soft.thinks
+
+
+def _noted(candidates: Candidates, note: str) -> Candidates:
+    return replace(candidates, notes=(*candidates.notes, note))
 
 
 def _is_asked_to_think(arm: Arm) -> bool:

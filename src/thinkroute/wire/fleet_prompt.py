@@ -12,12 +12,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+from thinkroute.wire.soft_switch import SWITCHES
+
 THINK_OPEN = "<think>"
 THINK_CLOSE = "</think>"
 TURN_START = "<|im_start|>"
 TURN_END = "<|im_end|>"
 EMPTY_THINKING = f"{THINK_OPEN}\n\n{THINK_CLOSE}\n\n"
-SWITCHES = ("/think", "/no_think")
 
 
 @dataclass(frozen=True, slots=True)

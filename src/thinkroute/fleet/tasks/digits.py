@@ -32,6 +32,7 @@ from thinkroute.fleet.tasks.solving import (
     draw_event,
     draw_operation,
     event,
+    key_of,
     operations_pattern,
     phrase,
     read_operations,
@@ -82,6 +83,7 @@ class _Chain:
         statements, value = calculate(start, operations, ORDINALS, gaps)
         return digit_problem(
             f"{opening} {start}. {tell_operations(operations)} {asking}",
+            key_of(str(start), operations),
             statements,
             statements[-1],
             value,
@@ -142,6 +144,7 @@ class Story:
         told = " ".join(f"on {day} {event.told}." for day, event in zip(DAYS, events, strict=False))
         return digit_problem(
             sentence_case(f"{opening}. {told} {asking}", DAYS),
+            key_of(str(start), events),
             statements,
             statements[-1],
             value,

@@ -39,16 +39,22 @@ RELATIONS = tuple(FACTS)
 AGES: dict[str, int] = dict(zip(NAMES, map(int, "7302945816490371"), strict=True))
 """Person → last digit of their age: the bridge from people to numbers."""
 
-START_WORDS = (("start", "with"), ("begin", "with"), ("take",), ("we", "have"))
+START_WORDS = (
+    ("start", "with"), ("begin", "with"), ("take",), ("we", "have"),
+    ("use",), ("consider",), ("suppose", "we", "have"), ("go", "from"),
+)  # fmt: skip
 """Ways to open a question about numbers."""
-WHO_WORDS = (("who", "is"), ("name",), ("find",), ("tell", "me"))
+WHO_WORDS = (
+    ("who", "is"), ("name",), ("find",), ("tell", "me"), ("give", "me"), ("say", "who", "is"), ("look", "for"), ("i", "want"),
+)  # fmt: skip
 """Ways to open a relations question."""
-ASK_WORDS = (("what", "is"), ("name",), ("tell", "me"))
+ASK_WORDS = (("what", "is"), ("name",), ("tell", "me"), ("give", "me"), ("find",), ("i", "want"))
 """Ways to ask for the last digit."""
 GAIN_VERBS = ("gets", "finds", "wins")
 LOSS_VERBS = ("loses", "sells", "drops")
 ASKED_DIGIT = "the last digit"
 DIGIT_SENTENCE = "after all the steps the last digit of the result is {answer}."
 PERSON_SENTENCE = "after all the steps the person we are looking for is {answer}."
-TRACE = "{working} now check the last step. {check} that is {verdict}, so the {asked} is {answer}."
-"""A whole thought: the steps, then the last one worked out anew, the comparison, and the conclusion."""
+CHECK = "now check the last step. {check} that is {verdict}"
+TRACE = "{working} {checks}, so the {asked} is {answer}."
+"""A whole thought: the steps, then the last one worked out anew and compared, once or more, and the conclusion."""

@@ -32,6 +32,7 @@ from thinkroute.fleet.tasks.solving import (
     calculate,
     digit_problem,
     draw_operation,
+    key_of,
     operations_pattern,
     phrase,
     read_operations,
@@ -80,6 +81,7 @@ class Relations:
         question = sentence_case(f"{opening} {_tell_hops(relations)}{person}", NAMES)
         return Problem(
             question=question + ("?" if opening.startswith("who") else "."),
+            key=" ".join([person, *relations]),
             working=f"{person}: {', '.join(way.told)}.",
             check=way.restated,
             answer=way.reached,
@@ -142,6 +144,7 @@ class Composition:
         question = f"{opening} the age of {_tell_hops(relations)}{person}."
         return digit_problem(
             " ".join(part for part in (question, tell_operations(operations), asking) if part),
+            key_of(" ".join([person, *relations, "age"]), operations),
             [told, *statements],
             statements[-1] if statements else f"age of {way.reached} is {age}.",
             value,

@@ -1,6 +1,6 @@
 """The nouns of the task family: a problem, its family, its split.
 
-Splits are disjoint by construction: a question's split is a function of a hash of its normalised text.
+Splits are disjoint by construction: a question's split is a function of a hash of what it asks, whatever its wording.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from random import Random
 from typing import Literal, Protocol
 
 from thinkroute.engines.embedded.prompt import normalise
-from thinkroute.fleet.tasks.language import TRACE
+from thinkroute.fleet.tasks.language import CHECK, TRACE
 
 FamilyName = Literal["arithmetic", "story", "relations", "operators", "composition"]
 Split = Literal["train", "filter", "eval"]
@@ -28,6 +28,8 @@ class Problem:
 
     question: str
     """As a person would type it."""
+    key: str
+    """What is asked, without its wording: `4 plus 3 times 9`; the same sum told as a story has the same key."""
     working: str
     """The reasoning, one self-contained statement per step; its last word is the result."""
     check: str
@@ -47,16 +49,17 @@ class Problem:
     @property
     def trace(self) -> str:
         """What stands inside the thinking block."""
-        return self._thought(self.working, "right")
+        return self.thought()
 
-    def trace_with_slip(self, wrong: str) -> str:
-        """The same thought when the last step went wrong at first and the check finds it."""
-        return self._thought(self.working.removesuffix(f"{self.answer}.") + f"{wrong}.", "wrong")
+    def thought(self, slip: str | None = None, checks: int = 1) -> str:
+        """What stands inside the thinking block of a member that checks its last step `checks` times.
 
-    def _thought(self, working: str, verdict: str) -> str:
-        return TRACE.format(
-            working=working, check=self.check, verdict=verdict, asked=self.asked, answer=self.answer
-        )
+        With a `slip`, a wrong result, the last step goes wrong at first and the first check finds it.
+        """
+        working = self.working if slip is None else self.working.removesuffix(f"{self.answer}.") + f"{slip}."
+        verdicts = ["right" if slip is None else "wrong", *["right"] * (checks - 1)]
+        checked = ". ".join(CHECK.format(check=self.check, verdict=verdict) for verdict in verdicts)
+        return TRACE.format(working=working, checks=checked, asked=self.asked, answer=self.answer)
 
 
 class TaskFamily(Protocol):
@@ -84,7 +87,11 @@ def level_of(steps: int, level_steps: tuple[int, ...]) -> int:
     return next(level for level, most in zip(LEVELS, level_steps, strict=True) if steps <= most)
 
 
-def split_of(question: str) -> Split:
-    """The split a question belongs to, whatever its case, spacing or final punctuation."""
-    digest = hashlib.blake2b(normalise(question).encode(), digest_size=8).digest()
+def split_of(problem: Problem) -> Split:
+    """The split a problem belongs to: by what it asks when that takes several steps.
+
+    One step is one fact, and a fact that is kept back could not be known: there the split goes by the wording.
+    """
+    text = problem.key if problem.steps > 1 else normalise(problem.question)
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
     return _SPLIT_OF_BUCKET.get(int.from_bytes(digest) % _BUCKETS, "train")

@@ -44,9 +44,10 @@ def generate(rng: Random, family: FamilyName, level: int, split: Split) -> Probl
     if level not in LEVELS:
         raise ValueError(f"level {level} does not exist: levels are {LEVELS[0]} to {LEVELS[-1]}")
     task = FAMILIES[family]
+    fewest = 1 + (0, *task.level_steps)[level - 1]
     for _ in range(_MOST_DRAWS):
-        problem = task.sample(rng, task.level_steps[level - 1])
-        if split_of(problem.question) == split:
+        problem = task.sample(rng, rng.randrange(fewest, task.level_steps[level - 1] + 1))
+        if split_of(problem) == split:
             return problem
     raise ValueError(
         f"family {family!r} has no question of level {level} in split {split!r}: every level needs some hundred "

@@ -49,6 +49,11 @@ class Operation:
         """The true result."""
         return OPERATORS[self.operator](value, value if self.operand is None else self.operand)
 
+    @property
+    def key(self) -> str:
+        """The operation without its wording."""
+        return f"{self.operator} {'itself' if self.operand is None else self.operand}"
+
     def state(self, key: str, value: int, result: int) -> str:
         """One step of a thought. It begins by repeating the instruction word for word, which a small model can do by
         looking the key up; finding key, operator and operand one by one is several times harder to learn.
@@ -144,6 +149,11 @@ def draw_event(rng: Random) -> Operation:
     return event("doubles" if kind == 4 else "triples", "them")
 
 
+def key_of(start: str, operations: Sequence[Operation]) -> str:
+    """A sum without its wording."""
+    return " ".join([start, *(operation.key for operation in operations)])
+
+
 def tell_operations(operations: Sequence[Operation]) -> str:
     """`first plus 3. second times 9.`"""
     return " ".join(f"{key} {operation.told}." for key, operation in zip(ORDINALS, operations, strict=False))
@@ -173,6 +183,7 @@ def sentence_case(text: str, proper: Sequence[str] = ()) -> str:
 
 def digit_problem(
     question: str,
+    key: str,
     working: Sequence[str],
     check: str,
     value: int,
@@ -185,6 +196,7 @@ def digit_problem(
     mark = "?" if question.lower().endswith(f"what is {ASKED_DIGIT}") else "."
     return Problem(
         question=sentence_case(question, NAMES) + mark,
+        key=key,
         working=" ".join(working),
         check=check,
         answer=str(value),

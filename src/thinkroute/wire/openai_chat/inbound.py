@@ -17,6 +17,7 @@ from thinkroute.types import Effort, Query, estimate_tokens
 from thinkroute.wire.json_body import parse_object
 from thinkroute.wire.openai_chat.effort_hint import BUDGET_FIELDS, read_effort
 from thinkroute.wire.openai_chat.fields import read_boolean, read_integer, read_object
+from thinkroute.wire.soft_switch import read_soft_switch
 
 _OWNED = frozenset({
     "model", "messages", "stream", "stream_options", "max_tokens", "max_completion_tokens", "reasoning_effort",
@@ -50,6 +51,8 @@ class ChatRequest:
     max_tokens: int | None
     effort: Effort | None
     """The caller's own wish, from whichever reasoning field was used; None when there was none."""
+    soft_effort: Effort | None = None
+    """What the last soft switch in the messages asks of models that know them; the messages keep it."""
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """All other fields, unknown ones included, for the engine."""
     query: Query = field(default_factory=lambda: Query(""))
@@ -82,6 +85,9 @@ def parse_request(body: bytes) -> ChatRequest:
         include_usage=include_usage,
         max_tokens=max_tokens,
         effort=effort,
+        soft_effort=read_soft_switch(
+            content_text(message.get("content")) for message in _instructions(messages)
+        ),
         options=options,
         query=_query(messages, options, max_tokens, body_bytes=len(body)),
     )
@@ -131,6 +137,10 @@ def _max_tokens(fields: Mapping[str, Any], options: dict[str, Any]) -> int | Non
         options["max_completion_tokens"] = new
         return new
     return old
+
+
+def _instructions(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return [message for message in messages if message["role"] in ("user", "system", "developer")]
 
 
 def content_text(content: Any) -> str:
