@@ -223,6 +223,7 @@ def _adaptthink(run: Run, config: AdaptThinkConfig) -> dict[str, object]:
         config.delta,
         config.rollouts.group,
         config.forced,
+        config.thinking,
         config.rollouts.temperature,
         config.rollouts.most_tokens,
         config.rollouts.most_tokens_direct or config.rollouts.most_tokens,

@@ -141,6 +141,10 @@ class AdaptThinkConfig(TrainingConfig):
     )
     clip: Positive = 0.2
     forced: bool = Field(default=True, description="Off is the ablation: rollouts decide for themselves.")
+    thinking: Literal["forced", "free"] = Field(
+        default="forced",
+        description="How the half that is not forced to answer at once begins; the paper: forced.",
+    )
     rollouts: RolloutSection = RolloutSection()
     reference: ReferenceSection = ReferenceSection()
 

@@ -13,6 +13,11 @@ log r = log(p(decision) / ½) / L over a response of L tokens. The gradient on t
 and p may move anywhere in [½(1−ε)^L, ½(1+ε)^L]. `token` is how the paper's formula reads: the ratio p/½ itself is
 clipped, so p stops between ½(1−ε) and ½(1+ε), .4 and .6: a plateau, whatever the question.
 
+`thinking` says how the other half of a group comes about. `forced` is the paper's. `free` leaves it to the policy: with
+both openings forced, no other first token is ever sampled, so nothing stops one from becoming likely when the shared
+weights move, and on a small vocabulary at a high learning rate one does (measured: docs/training.md). A free response
+that opens with something else is wrong, and is pushed back. It carries its own probabilities.
+
 Deviations: the fleet and Qwen3 write `<think>` themselves before deciding, so the decision is the second token of the
 response, not the first, and the first is no choice; the reference is forced to think, because a base that sometimes
 answers at once by itself would lower its own baseline.
@@ -23,6 +28,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import log
+from typing import Literal
 
 from thinkroute.programs.direct import direct
 from thinkroute.training.reference import ReferenceTable
@@ -52,6 +58,7 @@ class AdaptThink:
     group: int = 16
     forced: bool = True
     """Off only for the ablation: without forcing, an unlikely mode is never seen."""
+    thinking: Literal["forced", "free"] = "forced"
     temperature: float = 1.0
     most_tokens: int | None = None
     """Cap of a thinking response."""
@@ -65,7 +72,8 @@ class AdaptThink:
     def _attempt(self, item: Item, seed: int, direct_answer: bool) -> Attempt:
         most = self.most_tokens_direct if self.forced and direct_answer else self.most_tokens
         text = self.openings.no_think if direct_answer else self.openings.think
-        opening = Opening(text, (*[None] * self.openings.decision, _HALF)) if self.forced else None
+        forced = self.forced and (direct_answer or self.thinking == "forced")
+        opening = Opening(text, (*[None] * self.openings.decision, _HALF)) if forced else None
         options = {"temperature": self.temperature, "seed": seed, "logprobs": True}
         return Attempt(item.messages, direct(self.model, Effort("default"), most), opening, options)
 
