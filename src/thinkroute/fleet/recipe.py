@@ -83,7 +83,9 @@ RECIPES = {
         ),
         Recipe(
             "student", 80, 3, 4, 2, 32, 240, steps=15_500, learning_rate=3e-3, seed=11, tracing_share=0.45,
-            mixture=Mixture(unknown=("times", *_RARE), slip_share=0.08),
+            mixture=Mixture(
+                unknown=("times", *_RARE), slip_share=0.08, direct_steps=(1, 1, 1, 1, 2, 2, 2, 3, 3, 4, 5, 6)
+            ),
         ),
         Recipe(
             "expert-arithmetic", 64, 3, 4, 2, 32, 192, steps=14_000, learning_rate=3.5e-3, seed=22, tracing_share=0.6,
