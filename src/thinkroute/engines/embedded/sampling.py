@@ -78,7 +78,7 @@ def _truncate(logprobs_V: Doubles, sampling: Sampling) -> Doubles:
 
 
 def _draw(cumulative_V: Doubles, uniform: float) -> int:
-    total = cumulative_V[-1]
+    total = float(cumulative_V[-1])
     drawn = int(np.searchsorted(cumulative_V, uniform * total, side="right"))
     # Rounding may lead past the end; then it is the last token that has any mass.
     return drawn if drawn < len(cumulative_V) else int(np.searchsorted(cumulative_V, total))
