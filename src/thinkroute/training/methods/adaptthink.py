@@ -36,7 +36,7 @@ from thinkroute.training.rollout import Attempt, Opening
 from thinkroute.training.tasks import Item, Task
 from thinkroute.training.thinking import Openings, has_reasoning
 from thinkroute.training.trajectory import Group, RewardTerms, Trajectory
-from thinkroute.types import Effort
+from thinkroute.types import FORCED, Effort
 
 _HALF = log(0.5)
 
@@ -95,6 +95,12 @@ class AdaptThink:
         return frozenset()
 
     def describe(self, item: Item, trajectory: Trajectory) -> Mapping[str, float]:
-        """Accuracy of either mode, by level. The sampled share of empty blocks would say nothing: it is forced."""
-        mode = "think" if has_reasoning(trajectory.text) else "direct"
-        return {f"right/{mode}/level-{item.level}": self.task.grade(item, trajectory.text)}
+        """Accuracy of either mode by level; and how often free responses answer at once: the forced ones say nothing."""
+        thinks = has_reasoning(trajectory.text)
+        right = {
+            f"right/{'think' if thinks else 'direct'}/level-{item.level}": self.task.grade(
+                item, trajectory.text
+            )
+        }
+        free = all(span.owner != FORCED for span in trajectory.spans)
+        return {**right, f"direct/level-{item.level}": float(not thinks)} if free else right
