@@ -22,6 +22,7 @@ from thinkroute.training.rollout import roll_out
 from thinkroute.training.samplers import EmbeddedSampler
 from thinkroute.training.tasks import FleetTask, Item, items_at
 from thinkroute.training.thinking import QWEN3, has_reasoning
+from thinkroute.types import FORCED
 
 DIRECTORY = shipped.directory("base")
 TASK = FleetTask(("relations", "arithmetic"))
@@ -78,6 +79,16 @@ def test_adaptthink_forces_half_of_a_group_each_way_with_log_one_half(sampler: E
         each.behaviour_logprobs()[QWEN3.decision] == pytest.approx(-0.6931, abs=1e-4) for each in group
     )
     assert all(each.trained("base")[: QWEN3.decision + 1] == [False, True] for each in group)
+
+
+def test_a_free_thinking_half_carries_its_own_probabilities(sampler: EmbeddedSampler) -> None:
+    item = TASK.pool(1, 0)[0]
+    method = AdaptThink("base", TASK, QWEN3, empty_table(), group=4, thinking="free")
+    forced, free, *_ = roll_out(method.attempts(item, 7), sampler)
+    assert [span.owner for span in forced.spans] == [FORCED, "base"]
+    assert [span.owner for span in free.spans] == ["base"]
+    assert all(free.trained("base"))
+    assert None not in free.behaviour_logprobs()
 
 
 def test_rewards_follow_any_permutation_of_the_group(sampler: EmbeddedSampler) -> None:
