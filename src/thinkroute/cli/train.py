@@ -120,6 +120,9 @@ def gates(
         Path | None, typer.Option(help="Draw accuracy, tokens and modes to this .png or .svg.")
     ] = None,
     override: SetOption = None,
+    finished_only: Annotated[
+        bool, typer.Option("--finished-only", help="Run nothing: judge the runs that are there.")
+    ] = False,
 ) -> None:
     """Prove a method on the fleet: several runs, fixed promises, a stored record. Exits with 1 when one is not kept."""
     import json
@@ -140,6 +143,7 @@ def gates(
         raise ConfigError(f"no gates for {method!r}; known: {', '.join(proving.CAMPAIGNS)}")
     given = [f"--set {text}" for text in override or ()]
     command = " ".join(["thinkroute train gates", method, f"--n {questions}", *given])
+    command += " --finished-only" if finished_only else ""
     with _Live() as live:
         record = proving.run_campaign(
             method,
@@ -148,6 +152,7 @@ def gates(
             overrides=read_settings(override or []),
             command=command,
             watcher=Watcher(live.stage, live.step),
+            finished_only=finished_only,
         )
     if save:
         save.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

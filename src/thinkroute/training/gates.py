@@ -19,6 +19,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, cast
 
+from thinkroute.errors import DataError
 from thinkroute.training.assemble import Watcher, execute
 from thinkroute.training.settings import load
 
@@ -198,7 +199,7 @@ CAMPAIGNS: Mapping[str, Campaign] = {
         Campaign(
             "adaptthink",
             "adaptthink-fleet",
-            (*_delta(0.05, 0), *_delta(0.1, 0, 1), *_delta(0.2, 0)),
+            (*_delta(0.05, 0), *_delta(0.1, 0, 1, 2), *_delta(0.2, 0)),
             judge_adaptthink,
         ),
         Campaign(
@@ -213,7 +214,14 @@ CAMPAIGNS: Mapping[str, Campaign] = {
 
 
 def run_campaign(
-    name: str, work: Path, *, questions: int, overrides: Mapping[str, object], command: str, watcher: Watcher
+    name: str,
+    work: Path,
+    *,
+    questions: int,
+    overrides: Mapping[str, object],
+    command: str,
+    watcher: Watcher,
+    finished_only: bool = False,
 ) -> dict[str, object]:
     """Run what is not finished yet, judge, and return the record.
 
@@ -224,9 +232,14 @@ def run_campaign(
         overrides: Settings for all runs.
         command: How it was called, for the record.
         watcher: Where progress goes.
+        finished_only: Run nothing; judge what is there, and name what is missing.
+
+    Raises:
+        DataError: nothing is finished, and nothing was to be run.
     """
     campaign = CAMPAIGNS[name]
     reports: dict[str, dict[int, Report]] = {}
+    missing: list[str] = []
     for variant in campaign.variants:
         settings = {**overrides, **variant.overrides, "seed": variant.seed, "evaluate": questions}
         config = load(campaign.config, campaign.method, settings)
@@ -235,19 +248,26 @@ def run_campaign(
         finished = stored.exists() and json.loads((folder / "config.json").read_text()) == config.model_dump(
             mode="json"
         )
+        if not finished and finished_only:
+            missing.append(variant.name)
+            continue
         report: Report = (
             json.loads(stored.read_text()) if finished else execute(config, folder, watcher, references=work)
         )
         reports.setdefault(variant.label, {})[variant.seed] = report
+    if not reports:
+        raise DataError(f"no finished run of {name} in {work} with these settings")
     return {
         "schema": SCHEMA,
         **provenance(command),
         "method": name,
+        "missing_runs": missing,
         "weights_sha256": {
             variant.name: hashlib.sha256(
                 (work / variant.name / "model/model.safetensors").read_bytes()
             ).hexdigest()
             for variant in campaign.variants
+            if variant.name not in missing
         },
         "gates": [asdict(verdict) for verdict in campaign.judge(reports)],
         "runs": {
