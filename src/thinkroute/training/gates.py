@@ -87,7 +87,7 @@ def _mean(reports: Mapping[int, Report], read: Callable[[Report], float]) -> flo
 
 def judge_adaptthink(reports: Reports) -> list[Verdict]:
     """Issue's gate: half the length at no more than a point of accuracy, skipping thought where it is easy."""
-    main = reports["delta=0.1"]
+    main = reports["delta=0.05"]
     shares = [fmean(values) for values in zip(*(_free(r, "direct") for r in main.values()), strict=True)]
     worst_rise = max(after - before for before, after in pairwise(shares))
     lengths = [
@@ -199,7 +199,7 @@ CAMPAIGNS: Mapping[str, Campaign] = {
         Campaign(
             "adaptthink",
             "adaptthink-fleet",
-            (*_delta(0.05, 0), *_delta(0.1, 0, 1, 2), *_delta(0.2, 0)),
+            (*_delta(0.05, 0, 1, 2), *_delta(0.1, 0), *_delta(0.2, 0)),
             judge_adaptthink,
         ),
         Campaign(
