@@ -22,6 +22,7 @@ from thinkroute.cli import (
     fleet,
     serve,
     signals,
+    train,
 )
 from thinkroute.cli.console import print_error
 from thinkroute.errors import ThinkrouteError
@@ -67,6 +68,7 @@ for command in (serve, ask, explain, collect, fit, evaluate, export, data, signa
 app.add_typer(config.app, name="config")
 app.add_typer(fleet.app, name="fleet")
 app.add_typer(cascade.app, name="cascade")
+app.add_typer(train.app, name="train")
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ is the scheduler's business. Weights are stored in bfloat16 and computed in floa
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict, cast
@@ -68,7 +69,8 @@ class Decoder:
         self.seats = seats
         self.positions = config["max_position_embeddings"]
         """Context window in tokens; the length of every seat."""
-        self._session: Any = _open_session(directory)
+        self._directory = directory
+        self._session: Any = _open_session(directory, read_weights(directory / "model.safetensors"))
         if self._session.get_inputs()[1].name != "filled":
             raise ValueError(
                 f"{directory / 'decoder.onnx'} was written by another version: "
@@ -86,6 +88,15 @@ class Decoder:
         shape = (len(self._caches), seats, kv_heads, self.positions, head_width)
         # Pages of zeros take no memory until a row reaches them, so every seat can have its full length.
         self._cache = np.zeros(shape, dtype=np.float32)
+
+    def load(self, weights: Mapping[str, Floats]) -> None:
+        """Compute with these weights from the next step on. Keys and values in the cache remain those of the old ones.
+
+        Args:
+            weights: Every tensor of the member's checkpoint by its name, as float32.
+        """
+        self._session = _open_session(self._directory, weights)
+        self._bound.clear()
 
     def read(self, seat: int, length: int) -> Floats:
         """A copy of the keys and values of a seat's first positions (caches, heads, length, width)."""
@@ -152,7 +163,7 @@ class Decoder:
         return bound
 
 
-def _open_session(directory: Path) -> Any:
+def _open_session(directory: Path, weights: Mapping[str, Floats]) -> Any:
     options = _runtime.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
@@ -160,7 +171,6 @@ def _open_session(directory: Path) -> Any:
     options.log_severity_level = 3
     options.enable_cpu_mem_arena = False
     options.enable_mem_pattern = False
-    weights = read_weights(directory / "model.safetensors")
     graph = (directory / "decoder.onnx").read_bytes()
     names: list[str] = json.loads((directory / "decoder.json").read_text(encoding="utf-8"))["initializers"]
     values = [

@@ -99,10 +99,12 @@ class EmbeddedEngine:
                     decoder = Decoder(directory, seats=self._seats)
                     prefixes = PrefixStore(self._prefix_bytes) if self._prefix_bytes else None
                     lanes[name] = Lane(decoder, prefixes)
-                    vocabulary = Vocabulary(directory / "tokenizer.json")
-                    self._members[name] = _Member(vocabulary, decoder.positions)
+                    self._add_member(name, directory, decoder.positions)
                 self._scheduler = Scheduler(lanes, queue_limit=self._queue_limit)
             return self._scheduler
+
+    def _add_member(self, name: str, directory: Path, positions: int) -> None:
+        self._members[name] = _Member(Vocabulary(directory / "tokenizer.json"), positions)
 
     async def aclose(self) -> None:
         """Stop the worker; generations under way end with `EngineInterrupted`."""
@@ -160,7 +162,7 @@ class EmbeddedEngine:
                     for chunk in chunks:
                         yield chunk
                     chunks.clear()
-            yield _segment(call.model, job, transcript)
+            yield segment_of(call.model, job, transcript)
         finally:
             if transcript.finish is None:
                 scheduler.cancel(job)
@@ -259,7 +261,8 @@ def _context_overflow(prompt_tokens: int, positions: int) -> InvalidRequest:
     return error
 
 
-def _segment(model: str, job: Job, transcript: Transcript) -> Segment:
+def segment_of(model: str, job: Job, transcript: Transcript) -> Segment:
+    """What a finished generation amounts to."""
     assert transcript.finish is not None  # noqa: S101 - only then there is one
     usage = Usage(
         prompt_tokens=len(job.prompt_ids),

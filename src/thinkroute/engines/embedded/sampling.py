@@ -79,15 +79,18 @@ def _truncate(logprobs_V: Doubles, sampling: Sampling) -> Doubles:
     return truncated
 
 
-def _draw(logprobs_V: Doubles, uniform: float) -> int:
-    cumulative = np.cumsum(np.exp(logprobs_V))
-    drawn = int(np.searchsorted(cumulative, uniform * float(cumulative[-1]), side="right"))
-    return min(drawn, int(np.flatnonzero(np.isfinite(logprobs_V))[-1]))
+def _draw(cumulative_V: Doubles, uniform: float) -> int:
+    total = float(cumulative_V[-1])
+    drawn = int(np.searchsorted(cumulative_V, uniform * total, side="right"))
+    # Rounding may lead past the end; then it is the last token that has any mass.
+    return drawn if drawn < len(cumulative_V) else int(np.searchsorted(cumulative_V, total))
 
 
 def _describe(token_id: int, logprobs_V: Doubles, sampling: Sampling) -> Choice:
     if not sampling.logprobs:
         return Choice(token_id)
+    if not sampling.top_logprobs:
+        return Choice(token_id, float(logprobs_V[token_id]))
     best = np.argsort(-logprobs_V, kind="stable")[: sampling.top_logprobs]
     top = tuple((int(index), float(logprobs_V[index])) for index in best if np.isfinite(logprobs_V[index]))
     return Choice(token_id, float(logprobs_V[token_id]), top)
@@ -100,12 +103,14 @@ def choose(logits_BV: Floats, samplers: Mapping[int, RowSampler]) -> tuple[Integ
         return ids_B, {}
     temperatures = np.array([sampler.sampling.temperature or 1.0 for sampler in samplers.values()])
     logprobs_BV = _log_softmax(logits_BV[list(samplers)].astype(np.float64) / temperatures[:, None])
+    cumulative_BV = np.exp(logprobs_BV).cumsum(axis=-1)
     choices: dict[int, Choice] = {}
-    for (row, sampler), logprobs_V in zip(samplers.items(), logprobs_BV, strict=True):
-        sampling = sampler.sampling
+    for place, (row, sampler) in enumerate(samplers.items()):
+        sampling, logprobs_V, cumulative_V = sampler.sampling, logprobs_BV[place], cumulative_BV[place]
         if sampling.temperature > 0:
             if sampling.top_k or sampling.top_p < 1:
-                logprobs_V = _truncate(logprobs_V, sampling)  # noqa: PLW2901
-            ids_B[row] = _draw(logprobs_V, sampler.draw_uniform())
+                logprobs_V = _truncate(logprobs_V, sampling)
+                cumulative_V = np.exp(logprobs_V).cumsum()
+            ids_B[row] = _draw(cumulative_V, sampler.draw_uniform())
         choices[row] = _describe(int(ids_B[row]), logprobs_V, sampling)
     return ids_B, choices

@@ -1,0 +1,422 @@
+"""From a training file to a finished run: learner, sampler, task, the method's stages, a measured and stored model.
+
+Owns the order of the stages of each method and what a run's folder holds: `config.json`, `metrics.jsonl`,
+`checkpoint.pt` and `reference-*.json` while it goes on, `model/` and `report.json` when it is done.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from statistics import fmean
+
+import torch
+
+from thinkroute.catalog import family_named
+from thinkroute.errors import ConfigError
+from thinkroute.evaluation.graders import GRADERS
+from thinkroute.fleet import shipped
+from thinkroute.programs.protocol import ThinkingFormat
+from thinkroute.training.batch import Row
+from thinkroute.training.learner import FleetLearner, HuggingFaceLearner, Learner, fingerprint
+from thinkroute.training.losses import PolicyOptions
+from thinkroute.training.measure import Measurement, budget_curve, measure, turned
+from thinkroute.training.methods.adacot import AdaCoT, Labels, Penalties, thinks_at_optimum
+from thinkroute.training.methods.adaptthink import AdaptThink
+from thinkroute.training.methods.fusion import NO_THINK, THINK, Flags, Fusion
+from thinkroute.training.metrics import MetricsFile
+from thinkroute.training.optimise import Checkpoint, OptimiserOptions, Trainer, run_steps
+from thinkroute.training.policy import PolicyTrainer, RolloutOptions
+from thinkroute.training.reference import ReferenceTable, Sampling, natural_first_token
+from thinkroute.training.samplers import EmbeddedSampler, Sampler
+from thinkroute.training.settings import (
+    AdaCoTConfig,
+    AdaptThinkConfig,
+    AnyConfig,
+    FusionConfig,
+    OptimiserSection,
+    ReferenceSection,
+    RolloutSection,
+    TrainingConfig,
+)
+from thinkroute.training.supervised import SupervisedOptions, SupervisedTrainer
+from thinkroute.training.tasks import EASY_HEAVY, FileTask, FleetTask, Item, Task
+from thinkroute.training.thinking import QWEN3, Openings, r1_distill
+from thinkroute.wire.fleet_prompt import TURN_END
+
+MIXES = {"easy_heavy": EASY_HEAVY, "uniform": (0.2,) * 5}
+DIAL = (0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.98)
+"""Thresholds at which the front of one model is drawn."""
+BUDGETS = (0, 8, 16, 32, 48, 64, 96, None)
+"""Thinking budgets of the curve, in tokens."""
+_MOST_AUDITED = 100
+_R1_END = "<\uff5cend\u2581of\u2581sentence\uff5c>"
+
+
+@dataclass(frozen=True, slots=True)
+class Watcher:
+    """Where a run reports to."""
+
+    stage: Callable[[str, int], None] = lambda name, steps: None
+    """A stage begins; 0 steps when their number is not known."""
+    step: Callable[[int, Mapping[str, float]], None] = lambda step, values: None
+
+
+@dataclass(slots=True)
+class Run:
+    """One run, assembled."""
+
+    config: AnyConfig
+    output: Path
+    learner: Learner
+    sampler: Sampler
+    task: Task
+    openings: Openings
+    watcher: Watcher
+    end_text: str = TURN_END
+    references: Path | None = None
+    """Where reference tables lie when several runs share them."""
+
+    def checkpoint(self, stage: str) -> Checkpoint:
+        """The stage's checkpoint in the run's folder."""
+        identity = f"{stage} {self.config.model_dump_json()}"
+        return Checkpoint(self.output / f"checkpoint-{stage}.pt", identity, self.config.checkpoint_every)
+
+    def train(self, trainer: Trainer, steps: int, stage: str) -> None:
+        """Run one stage."""
+        self.watcher.stage(stage, steps)
+        run_steps(
+            trainer,
+            steps,
+            checkpoint=self.checkpoint(stage),
+            metrics=MetricsFile(self.output / f"metrics-{stage}.jsonl"),
+            progress=self.watcher.step,
+        )
+        self.sampler.load(self.learner.weights())
+
+    def reference(self, name: str, opening: str, section: ReferenceSection) -> ReferenceTable:
+        """A table of the model as it is now."""
+        sampling = Sampling(
+            section.samples,
+            section.temperature,
+            section.top_p,
+            max_tokens=None if isinstance(self.config, FusionConfig) else self.config.rollouts.most_tokens,
+        )
+        path = (self.references or self.output) / f"reference-{name}.json"
+        return ReferenceTable(path, model=fingerprint(self.learner), opening=opening, sampling=sampling)
+
+    def fill(self, table: ReferenceTable, items: list[Item], name: str) -> None:
+        """Sample what the table lacks."""
+        self.watcher.stage(f"reference ({name})", len(items))
+        table.fill(items, self.sampler, self.task, lambda done, total: self.watcher.step(done, {}))
+
+
+def execute(
+    config: AnyConfig, output: Path, watcher: Watcher | None = None, references: Path | None = None
+) -> dict[str, object]:
+    """Train, measure before and after, write the model and the report; returns the report.
+
+    A run that was interrupted goes on from its last checkpoint and ends in the same weights.
+
+    Args:
+        config: What to do.
+        output: The run's folder.
+        watcher: Where progress goes.
+        references: Folder of reference tables shared with other runs; None keeps them in the run's own.
+    """
+    torch.set_num_threads(1 if config.model.fleet else torch.get_num_threads())
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "config.json").write_text(config.model_dump_json(indent=1) + "\n")
+    run = assemble(config, output, watcher or Watcher())
+    run.references = references
+    run.watcher.stage("measuring before", 0)
+    before = _measure_modes(run)
+    if isinstance(config, AdaptThinkConfig):
+        findings = _adaptthink(run, config)
+    elif isinstance(config, AdaCoTConfig):
+        findings = _adacot(run, config)
+    else:
+        findings = _fusion(run, config)
+    run.watcher.stage("measuring after", 0)
+    after = _measure_modes(run)
+    run.learner.save(output / "model")
+    report: dict[str, object] = {
+        "schema": "thinkroute.training.report/1",
+        "config": config.model_dump(mode="json"),
+        "before": {name: _described(result) for name, result in before.items()},
+        "after": {name: _described(result) for name, result in after.items()},
+        "against_thinking": compared(after["free"], before["think"]),
+        "dial": _dial(after),
+        **findings,
+    }
+    (output / "report.json").write_text(json.dumps(report, indent=1) + "\n")
+    return report
+
+
+def assemble(config: AnyConfig, output: Path, watcher: Watcher) -> Run:
+    """Load what a run needs."""
+    task = _task(config)
+    section = config.model
+    seats = 128 if isinstance(config, FusionConfig) else config.rollouts.seats
+    if section.fleet is not None:
+        directory = section.directory or shipped.directory(section.fleet)
+        learner: Learner = FleetLearner(section.fleet, directory)
+        sampler: Sampler = EmbeddedSampler(section.fleet, directory, seats=seats)
+        return Run(config, output, learner, sampler, task, QWEN3, watcher)
+    from thinkroute.training.huggingface import TransformersSampler
+
+    assert section.path is not None  # noqa: S101 - the section's own rule
+    learner = HuggingFaceLearner(
+        section.path,
+        device=section.device,
+        dtype=section.dtype,
+        gradient_checkpointing=section.gradient_checkpointing,
+        lora_rank=section.lora_rank,
+    )
+    sampler = TransformersSampler(section.path, learner)
+    if section.format == "qwen3":
+        return Run(config, output, learner, sampler, task, QWEN3, watcher)
+    first = natural_first_token(task.pool(64, config.seed), sampler)
+    return Run(config, output, learner, sampler, task, r1_distill(first), watcher, _R1_END)
+
+
+def _task(config: TrainingConfig) -> Task:
+    section = config.task
+    if section.file is None:
+        if config.model.path is not None:
+            raise ConfigError("a checkpoint needs questions of its own: set task.file", param="task.file")
+        return FleetTask(section.families, section.level_shares)
+    if section.grader not in GRADERS:
+        raise ConfigError(
+            f"unknown grader {section.grader!r}; known: {', '.join(GRADERS)}", param="task.grader"
+        )
+    return FileTask(section.file, GRADERS[section.grader])
+
+
+def _optimiser(section: OptimiserSection, steps: int) -> OptimiserOptions:
+    return OptimiserOptions(**section.model_dump(), steps=steps)
+
+
+def _rollouts(section: RolloutSection, seed: int) -> RolloutOptions:
+    return RolloutOptions(
+        seed,
+        section.items_per_step,
+        section.temperature,
+        section.epochs,
+        section.updates,
+        section.tokens_per_batch,
+    )
+
+
+def _adaptthink(run: Run, config: AdaptThinkConfig) -> dict[str, object]:
+    pool = run.task.pool(config.task.questions, config.task.seed, config.task.split)
+    table = run.reference("think", run.openings.think, config.reference)
+    run.fill(table, pool, "thinking")
+    method = AdaptThink(
+        run.sampler.model,
+        run.task,
+        run.openings,
+        table,
+        config.delta,
+        config.rollouts.group,
+        config.forced,
+        config.thinking,
+        config.rollouts.temperature,
+        config.rollouts.most_tokens,
+        config.rollouts.most_tokens_direct or config.rollouts.most_tokens,
+    )
+    options = PolicyOptions(
+        advantage=config.advantage,
+        ratio=config.ratio,
+        aggregation="sequence_mean",
+        clip_low=config.clip,
+        clip_high=config.clip,
+    )
+    trainer = PolicyTrainer(
+        run.learner,
+        run.sampler,
+        method,
+        pool,
+        options=options,
+        rollouts=_rollouts(config.rollouts, config.seed),
+        optimiser=_optimiser(config.optimiser, config.steps),
+    )
+    run.train(trainer, config.steps, "reinforce")
+    return {}
+
+
+def audit(run: Run, config: AdaCoTConfig, pool: list[Item], name: str) -> Labels:
+    """Labels of the questions, from the model as it is now."""
+    think = run.reference(f"{name}-think", run.openings.think, config.reference)
+    direct = run.reference(f"{name}-direct", run.openings.no_think, config.reference)
+    run.fill(think, pool, "thinking")
+    run.fill(direct, pool, "direct")
+    return Labels(think, direct, config.label_margin, config.flipped_labels)
+
+
+def _adacot(run: Run, config: AdaCoTConfig) -> dict[str, object]:
+    pool = run.task.pool(config.task.questions, config.task.seed, config.task.split)
+    labels = audit(run, config, pool, "audit")
+    held_out: list[Item] = []
+    if isinstance(run.task, FleetTask):
+        held_out = run.task.by_level(min(config.evaluate, _MOST_AUDITED), seed=1)
+    held_out_labels = audit(run, config, held_out, "held-out")
+    if config.warm_up.steps:
+        _warm_up(run, config, pool, labels)
+    method = AdaCoT(
+        run.sampler.model,
+        run.task,
+        run.openings,
+        labels,
+        Penalties(**config.penalties.model_dump()),
+        config.masks_decision,
+        config.rollouts.group,
+        config.rollouts.temperature,
+        config.rollouts.most_tokens,
+    )
+    options = PolicyOptions(
+        advantage="gae", ratio="token", aggregation="token_mean", trace=config.trace, whiten=True,
+        entropy_coefficient=config.entropy,
+    )  # fmt: skip
+    trainer = PolicyTrainer(
+        run.learner,
+        run.sampler,
+        method,
+        pool,
+        options=options,
+        rollouts=_rollouts(config.rollouts, config.seed),
+        optimiser=_optimiser(config.optimiser, config.steps),
+    )
+    run.train(trainer, config.steps, "reinforce")
+    return {"oracle": _oracle(run, config, held_out, held_out_labels)} if held_out else {}
+
+
+def _oracle(run: Run, config: AdaCoTConfig, items: list[Item], labels: Labels) -> dict[str, float]:
+    """How often the threshold rule would think on unseen questions, given what the trained model can, and how often it does."""
+    able = [
+        ReferenceTable(None, model="trained", opening=opening, sampling=_sampling(config.reference))
+        for opening in (run.openings.think, run.openings.no_think)
+    ]
+    for table in able:
+        run.fill(table, items, "trained")
+    penalties = Penalties(**config.penalties.model_dump())
+    best = [
+        thinks_at_optimum(
+            p_think=able[0][item].reward,
+            p_direct=able[1][item].reward,
+            label=labels[item],
+            penalties=penalties,
+        )
+        for item in items
+    ]
+    rows = measure(items, run.sampler, run.task, run.openings)
+    return {
+        "rate": fmean(best),
+        "thinks": fmean(not row.direct for row in rows),
+        "labelled": fmean(labels[item] for item in items),
+        "agreement": fmean(wanted != row.direct for wanted, row in zip(best, rows, strict=True)),
+    }
+
+
+def _sampling(section: ReferenceSection) -> Sampling:
+    return Sampling(section.samples, section.temperature, section.top_p)
+
+
+def _warm_up(run: Run, config: AdaCoTConfig, pool: list[Item], labels: Labels) -> None:
+    """Imitate right responses in the mode that the label asks for."""
+    chosen = pool[: config.warm_up.questions]
+    builder = Fusion(run.task, run.openings, run.end_text, Flags(none_share=1.0))
+    thinks = builder.thinking(
+        [item for item in chosen if labels[item]], run.sampler, config.seed, flags=False
+    )
+    answers = builder.direct(
+        [item for item in chosen if not labels[item]], run.sampler, config.seed, flags=False
+    )
+    rows = [Row(trajectory) for trajectory in (*thinks, *answers)]
+    trainer = SupervisedTrainer(
+        run.learner,
+        rows,
+        options=SupervisedOptions(config.seed, config.warm_up.examples_per_step),
+        optimiser=_optimiser(config.warm_up.optimiser, config.warm_up.steps),
+    )
+    run.train(trainer, config.warm_up.steps, "warm-up")
+
+
+def _fusion(run: Run, config: FusionConfig) -> dict[str, object]:
+    pool = run.task.pool(config.task.questions, config.task.seed, config.task.split)
+    Random(f"{config.seed}/modes").shuffle(pool)  # noqa: S311 - reproducible data
+    cut = round(len(pool) * config.thinking_share)
+    flags = Flags(config.no_flag_share, config.several_flags_share)
+    builder = Fusion(
+        run.task, run.openings, run.end_text, flags, config.temperature, config.attempts, config.empty_block
+    )
+    run.watcher.stage("sampling thoughts", 0)
+    thoughts = list(builder.thinking(pool[:cut], run.sampler, config.seed))
+    levels = config.direct_levels
+    direct = [item for item in pool[cut:] if not levels or item.level in levels]
+    rows = [Row(each) for each in (*thoughts, *builder.direct(direct, run.sampler, config.seed))]
+    trainer = SupervisedTrainer(
+        run.learner,
+        rows,
+        options=SupervisedOptions(config.seed, config.examples_per_step),
+        optimiser=_optimiser(config.optimiser, config.steps),
+    )
+    run.train(trainer, config.steps, "fusion")
+    if not isinstance(run.task, FleetTask):
+        return {}
+    family = family_named("thinkroute-fleet")
+    thinking = ThinkingFormat(family.open_text, family.close_text, family.stop_text)
+    items = run.task.by_level(config.evaluate, seed=0)
+    points = budget_curve(items, run.sampler, run.task, thinking, BUDGETS)
+    accuracy, tokens = ([round(point[side], 4) for point in points] for side in (0, 1))
+    return {"budgets": {"budget": BUDGETS, "accuracy": accuracy, "tokens": tokens}}
+
+
+def _measure_modes(run: Run) -> dict[str, Measurement]:
+    """The model left to itself and in both forced modes; with flags as well for fusion."""
+    count, seed = run.config.evaluate, 0
+    if isinstance(run.task, FleetTask):
+        items = run.task.by_level(count, seed)
+    else:
+        items = run.task.pool(count, seed, "eval")
+    run.sampler.load(run.learner.weights())
+    most = None if isinstance(run.config, FusionConfig) else run.config.rollouts.most_tokens
+
+    def asked(forced: str = "", suffix: str = "") -> Measurement:
+        rows = measure(
+            items, run.sampler, run.task, run.openings, forced=forced, suffix=suffix, max_tokens=most
+        )
+        return Measurement(rows)
+
+    results = {"free": asked(), "think": asked(run.openings.think), "direct": asked(run.openings.no_think)}
+    if isinstance(run.config, FusionConfig):
+        results |= {THINK: asked(suffix=THINK), NO_THINK: asked(suffix=NO_THINK)}
+    return results
+
+
+def _dial(after: Mapping[str, Measurement]) -> list[dict[str, object]]:
+    """Thresholds on the probability of answering at once: a front from one model, without training."""
+    rows = (after["free"].rows, after["think"].rows, after["direct"].rows)
+    return [
+        {"threshold": threshold, **_described(Measurement(turned(*rows, threshold)))} for threshold in DIAL
+    ]
+
+
+def compared(after: Measurement, before: Measurement) -> dict[str, object]:
+    """Gain in accuracy with its paired 95 % interval, and length as a share, under each mix."""
+    if len(after.levels) != 5:
+        return {}
+    return {
+        mix: {
+            "accuracy_gain": [round(value, 4) for value in after.gain_over(before, shares=shares)],
+            "length_share": round(after.mean("tokens", shares) / before.mean("tokens", shares), 4),
+        }
+        for mix, shares in MIXES.items()
+    }
+
+
+def _described(result: Measurement) -> dict[str, object]:
+    return result.as_json(MIXES if len(result.levels) == 5 else {})

@@ -1,0 +1,296 @@
+"""The proofs of the methods on the fleet: campaigns of runs, what they must hold, and the stored record.
+
+A campaign is a list of runs that differ in one setting or in the seed. Its record holds every run's report, the verdict
+on every promise, and what is needed to repeat it. Bounds are fixed here, before anything is run: a promise about a
+tolerance is judged by the worse end of the paired 95 % interval, one about a size by the mean over seeds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from itertools import pairwise
+from pathlib import Path
+from statistics import fmean
+from typing import Any, cast
+
+from thinkroute.errors import DataError
+from thinkroute.training.assemble import Watcher, execute
+from thinkroute.training.settings import load
+
+SCHEMA = "thinkroute.training.gates/1"
+EASY, UNIFORM = "easy_heavy", "uniform"
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One run of a campaign."""
+
+    label: str
+    overrides: Mapping[str, object]
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        """The run's folder."""
+        return f"{self.label}-seed-{self.seed}"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One promise and whether it was kept."""
+
+    promise: str
+    measured: float
+    bound: str
+    met: bool
+
+
+Report = Mapping[str, Any]
+Reports = Mapping[str, Mapping[int, Report]]
+"""Label → seed → report."""
+
+
+@dataclass(frozen=True, slots=True)
+class Campaign:
+    """The runs of one method and how they are judged."""
+
+    method: str
+    config: str
+    variants: tuple[Variant, ...]
+    judge: Callable[[Reports], list[Verdict]]
+
+
+def at_least(promise: str, measured: float, bound: float) -> Verdict:
+    """A lower bound."""
+    return Verdict(promise, round(measured, 4), f">= {bound}", measured >= bound)
+
+
+def at_most(promise: str, measured: float, bound: float) -> Verdict:
+    """An upper bound."""
+    return Verdict(promise, round(measured, 4), f"<= {bound}", measured <= bound)
+
+
+def _free(report: Report, name: str) -> list[float]:
+    """A quantity of the trained model left to itself, by level."""
+    return list(cast("Mapping[str, float]", report["after"]["free"]["by_level"][name]).values())
+
+
+def _mean(reports: Mapping[int, Report], read: Callable[[Report], float]) -> float:
+    return fmean(read(report) for report in reports.values())
+
+
+def judge_adaptthink(reports: Reports) -> list[Verdict]:
+    """Issue's gate: half the length at no more than a point of accuracy, skipping thought where it is easy."""
+    main = reports["delta=0.05"]
+    shares = [fmean(values) for values in zip(*(_free(r, "direct") for r in main.values()), strict=True)]
+    worst_rise = max(after - before for before, after in pairwise(shares))
+    lengths = [
+        _mean(runs, lambda r: r["against_thinking"][EASY]["length_share"]) for runs in reports.values()
+    ]
+    worst_order = max(after - before for before, after in pairwise(lengths))
+    return [
+        at_most(
+            "length, easy-heavy mix, as a share of thinking's",
+            _mean(main, lambda r: r["against_thinking"][EASY]["length_share"]),
+            0.5,
+        ),
+        at_least(
+            "accuracy gain over thinking, easy-heavy mix, lower end of the interval",
+            _mean(main, lambda r: r["against_thinking"][EASY]["accuracy_gain"][1]),
+            -0.01,
+        ),
+        at_least("answers at once at level 1", shares[0], 0.9),
+        at_most("answers at once at level 5", shares[-1], 0.1),
+        at_most("largest rise of that share from level to level", worst_rise, 0.0),
+        at_most("largest rise of length as delta grows", worst_order, 0.0),
+    ]
+
+
+def _above_mix(report: Report) -> float:
+    """Accuracy above the line between always answering at once and always thinking, at equal tokens, uniform levels."""
+    after = report["after"]
+    point, low, high = (after[mode][UNIFORM] for mode in ("free", "direct", "think"))
+    share = (point["tokens"] - low["tokens"]) / (high["tokens"] - low["tokens"])
+    return point["accuracy"] - (low["accuracy"] + share * (high["accuracy"] - low["accuracy"]))
+
+
+def judge_adacot(reports: Reports) -> list[Verdict]:
+    """Trigger rates at the oracle threshold of each operating point, on or above the mix of always and never."""
+    verdicts: list[Verdict] = []
+    for label, runs in reports.items():
+        off = _mean(runs, lambda r: abs(r["oracle"]["rate"] - r["oracle"]["thinks"]))
+        verdicts.append(at_most(f"distance of the thinking rate to the oracle's, {label}", off, 0.05))
+        verdicts.append(
+            at_least(f"accuracy above the mix at equal tokens, {label}", _mean(runs, _above_mix), 0.0)
+        )
+    return verdicts
+
+
+def judge_fusion(reports: Reports) -> list[Verdict]:
+    """Obedience, nothing forgotten, and both modes equally good where it is easy."""
+    main = reports["fusion"]
+
+    def share(report: Report, mode: str) -> float:
+        return fmean(report["after"][mode]["by_level"]["direct"].values())
+
+    def accuracy(report: Report, when: str, mode: str, level: str) -> float:
+        return report[when][mode]["by_level"]["correct"][level]
+
+    return [
+        at_least("answers at once when told /no_think", _mean(main, lambda r: share(r, "/no_think")), 0.99),
+        at_least("thinks when told /think", _mean(main, lambda r: 1 - share(r, "/think")), 0.99),
+        at_least("thinks when told nothing", _mean(main, lambda r: 1 - share(r, "free")), 0.99),
+        at_least(
+            "thinking accuracy, gain over the model before",
+            _mean(
+                main,
+                lambda r: (
+                    r["after"]["/think"][UNIFORM]["accuracy"] - r["before"]["think"][UNIFORM]["accuracy"]
+                ),
+            ),
+            -0.01,
+        ),
+        at_most(
+            "level 1, distance of both modes",
+            _mean(
+                main,
+                lambda r: abs(accuracy(r, "after", "/no_think", "1") - accuracy(r, "after", "/think", "1")),
+            ),
+            0.02,
+        ),
+        at_least(
+            "level 5, thinking above not thinking",
+            _mean(
+                main, lambda r: accuracy(r, "after", "/think", "5") - accuracy(r, "after", "/no_think", "5")
+            ),
+            0.2,
+        ),
+        at_least(
+            "budget curve: least gain from budget to budget",
+            _mean(
+                main,
+                lambda r: min(
+                    b - a
+                    for a, b in zip(r["budgets"]["accuracy"], r["budgets"]["accuracy"][1:], strict=False)
+                ),
+            ),
+            -0.01,
+        ),
+    ]
+
+
+def _delta(value: float, *seeds: int) -> tuple[Variant, ...]:
+    return tuple(Variant(f"delta={value}", {"delta": value}, seed) for seed in seeds)
+
+
+def _point(miss: float, over: float) -> Variant:
+    return Variant(f"miss={miss} over={over}", {"penalties.miss": miss, "penalties.over": over})
+
+
+CAMPAIGNS: Mapping[str, Campaign] = {
+    campaign.method: campaign
+    for campaign in (
+        Campaign(
+            "adaptthink",
+            "adaptthink-fleet",
+            (*_delta(0.05, 0, 1, 2), *_delta(0.1, 0), *_delta(0.2, 0)),
+            judge_adaptthink,
+        ),
+        Campaign(
+            "adacot",
+            "adacot-fleet",
+            (_point(0.1, 0.3), _point(0.3, 0.3), _point(0.3, 0.1), _point(0.1, 0.6)),
+            judge_adacot,
+        ),
+        Campaign("fusion", "fusion-fleet", (Variant("fusion", {}),), judge_fusion),
+    )
+}
+
+
+def run_campaign(
+    name: str,
+    work: Path,
+    *,
+    questions: int,
+    overrides: Mapping[str, object],
+    command: str,
+    watcher: Watcher,
+    finished_only: bool = False,
+) -> dict[str, object]:
+    """Run what is not finished yet, judge, and return the record.
+
+    Args:
+        name: Out of `CAMPAIGNS`.
+        work: Folder of the runs; finished ones in it are not run again.
+        questions: Evaluation questions per level.
+        overrides: Settings for all runs.
+        command: How it was called, for the record.
+        watcher: Where progress goes.
+        finished_only: Run nothing; judge what is there, and name what is missing.
+
+    Raises:
+        DataError: nothing is finished, and nothing was to be run.
+    """
+    campaign = CAMPAIGNS[name]
+    reports: dict[str, dict[int, Report]] = {}
+    missing: list[str] = []
+    for variant in campaign.variants:
+        settings = {**overrides, **variant.overrides, "seed": variant.seed, "evaluate": questions}
+        config = load(campaign.config, campaign.method, settings)
+        folder = work / variant.name
+        stored = folder / "report.json"
+        finished = stored.exists() and json.loads((folder / "config.json").read_text()) == config.model_dump(
+            mode="json"
+        )
+        if not finished and finished_only:
+            missing.append(variant.name)
+            continue
+        report: Report = (
+            json.loads(stored.read_text()) if finished else execute(config, folder, watcher, references=work)
+        )
+        reports.setdefault(variant.label, {})[variant.seed] = report
+    if not reports:
+        raise DataError(f"no finished run of {name} in {work} with these settings")
+    return {
+        "schema": SCHEMA,
+        **provenance(command),
+        "method": name,
+        "missing_runs": missing,
+        "weights_sha256": {
+            variant.name: hashlib.sha256(
+                (work / variant.name / "model/model.safetensors").read_bytes()
+            ).hexdigest()
+            for variant in campaign.variants
+            if variant.name not in missing
+        },
+        "gates": [asdict(verdict) for verdict in campaign.judge(reports)],
+        "runs": {
+            label: {str(seed): report for seed, report in runs.items()} for label, runs in reports.items()
+        },
+    }
+
+
+def provenance(command: str) -> dict[str, object]:
+    """How, on what and with which code something was measured."""
+    git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        commit = subprocess.run(git, capture_output=True, check=True, text=True).stdout.strip()  # noqa: S603
+    except (OSError, subprocess.CalledProcessError):
+        commit = None
+    return {
+        "command": command,
+        "commit": commit,
+        "machine": {"processor": platform.machine(), "python": platform.python_version()},
+        "versions": {name: version(name) for name in ("thinkroute", "torch", "onnxruntime", "numpy")},
+    }
+
+
+def failed(record: Mapping[str, Any]) -> Sequence[str]:
+    """Promises that were not kept."""
+    return [gate["promise"] for gate in record["gates"] if not gate["met"]]

@@ -1,0 +1,175 @@
+"""What is trained: the fleet's own Qwen3, or any Hugging Face causal language model, behind one thin contract.
+
+Owns the modules' hidden states, logits, weights and storage. It does not generate: samplers do.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any, Literal, Protocol, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
+from torch import Tensor, nn
+
+from thinkroute.engines.embedded.decoder import read_weights
+from thinkroute.errors import ConfigError
+from thinkroute.fleet.architecture import Architecture
+from thinkroute.fleet.model import Qwen3
+
+DtypeName = Literal["float32", "bfloat16"]
+
+
+class Learner(Protocol):
+    """A causal language model under training."""
+
+    name: str
+    module: nn.Module
+    width: int
+    """Size of a hidden state."""
+
+    def hidden(self, ids_BT: Tensor, real_BT: Tensor) -> Tensor:
+        """Last hidden states (B, T, width) of right-padded ids; `real_BT` is False on padding."""
+        ...
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Next-token logits of chosen hidden states."""
+        ...
+
+    def weights(self) -> dict[str, NDArray[np.float32]]:
+        """The current weights for a sampler that keeps its own copy."""
+        ...
+
+    def save(self, directory: Path) -> None:
+        """Write a directory that engines load."""
+        ...
+
+
+class FleetLearner:
+    """A member of the fleet. Computes in float32; stored as bfloat16, like every member.
+
+    Args:
+        name: The member's name.
+        directory: Its folder; files other than the weights are copied to where it is saved.
+    """
+
+    def __init__(self, name: str, directory: Path) -> None:
+        self.name = name
+        self._directory = directory
+        sizes = Architecture.read(directory / "config.json")
+        self.width = sizes.width
+        self._model = Qwen3(sizes, seed=0)
+        stored = read_weights(directory / "model.safetensors")
+        state = {key: torch.from_numpy(value.copy()) for key, value in stored.items()}  # pyright: ignore[reportUnknownMemberType]
+        self._model.load_state_dict(state)
+        self.module: nn.Module = self._model
+
+    def hidden(self, ids_BT: Tensor, real_BT: Tensor) -> Tensor:
+        """Causal attention never looks at padding on the right, so there is nothing to mask."""
+        return self._model(ids_BT)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits through the tied embedding."""
+        return self._model.logits(hidden)
+
+    def weights(self) -> dict[str, NDArray[np.float32]]:
+        """All tensors, not copied: read them before the next update."""
+        return {key: value.detach().numpy() for key, value in self._model.state_dict().items()}
+
+    def save(self, directory: Path) -> None:
+        """Write a complete member."""
+        directory.mkdir(parents=True, exist_ok=True)
+        for path in self._directory.iterdir():
+            if (
+                path.name not in ("model.safetensors", "README.md")
+                and path.resolve() != directory / path.name
+            ):
+                shutil.copyfile(path, directory / path.name)
+        tensors = {
+            key: value.to(torch.bfloat16).contiguous() for key, value in self._model.state_dict().items()
+        }
+        save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+        (directory / "model.safetensors").chmod(0o644)
+
+
+class HuggingFaceLearner:
+    """Any causal language model that Transformers loads.
+
+    Args:
+        path: Folder or name of the checkpoint.
+        device: Where it is trained, e.g. `cuda`.
+        dtype: Type of the weights.
+        gradient_checkpointing: Trade computation for memory.
+        lora_rank: Train low-rank adapters of this rank (needs peft) instead of all weights; 0 for all.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        device: str = "cpu",
+        dtype: DtypeName = "float32",
+        gradient_checkpointing: bool = False,
+        lora_rank: int = 0,
+    ) -> None:
+        import transformers
+
+        self.name = Path(path).name
+        self._path = path
+        model: Any = cast("Any", transformers).AutoModelForCausalLM.from_pretrained(
+            path, dtype=getattr(torch, dtype)
+        )
+        if gradient_checkpointing:
+            model.gradient_checkpointing_enable()
+            model.enable_input_require_grads()
+        if lora_rank:
+            model = _with_adapters(model, lora_rank)
+        self.model: Any = model.to(device)
+        self.width = int(model.config.hidden_size)
+        self.module: nn.Module = cast("nn.Module", self.model)
+
+    def hidden(self, ids_BT: Tensor, real_BT: Tensor) -> Tensor:
+        """Hidden states after the final norm."""
+        decoder = self.model.get_decoder()
+        return decoder(input_ids=ids_BT, attention_mask=real_BT.long(), use_cache=False).last_hidden_state
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits in float32, as log-probabilities need them."""
+        return self.model.get_output_embeddings()(hidden).float()
+
+    def weights(self) -> dict[str, NDArray[np.float32]]:
+        """A float32 copy; adapters are not merged."""
+        return {key: value.detach().float().cpu().numpy() for key, value in self.model.state_dict().items()}
+
+    def save(self, directory: Path) -> None:
+        """Write weights (or adapters) and tokenizer in Hugging Face's layout."""
+        import transformers
+
+        self.model.save_pretrained(directory)
+        cast("Any", transformers).AutoTokenizer.from_pretrained(self._path).save_pretrained(directory)
+
+
+def _with_adapters(model: Any, rank: int) -> Any:
+    try:
+        import peft  # pyright: ignore[reportMissingImports, reportMissingTypeStubs]
+    except ModuleNotFoundError as missing:
+        raise ConfigError("lora_rank needs peft: pip install peft, or set lora_rank: 0") from missing
+    typed = cast("Any", peft)
+    settings = typed.LoraConfig(
+        r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
+    return typed.get_peft_model(model, settings)
+
+
+def fingerprint(learner: Learner) -> str:
+    """A short hash of the current weights: what cached statistics of a model are keyed by."""
+    import hashlib
+
+    digest = hashlib.blake2b(digest_size=8)
+    for key, value in sorted(learner.module.state_dict().items()):
+        digest.update(key.encode())
+        digest.update(value.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,274 @@
+"""What a human writes to train: the shape of a training file. Imports nothing heavy; every default is visible here."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, cast
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from thinkroute.errors import ConfigError
+from thinkroute.fleet.tasks import FamilyName
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A part of the file: frozen, and unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelSection(Section):
+    """What is trained, and what generates for it."""
+
+    fleet: str | None = Field(default=None, description="A member of the embedded fleet, e.g. base.")
+    directory: Path | None = Field(
+        default=None,
+        description="A member's folder written by an earlier run; `fleet` names what it descends from.",
+    )
+    path: str | None = Field(default=None, description="A Hugging Face checkpoint: folder or name.")
+    format: Literal["qwen3", "r1"] = Field(
+        default="qwen3",
+        description="How the model opens its thinking block: itself (qwen3) or its template (r1).",
+    )
+    device: str = Field(default="cpu", description="Where a checkpoint is trained, e.g. cuda.")
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    gradient_checkpointing: bool = False
+    lora_rank: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="0 trains all weights; else needs peft."
+    )
+
+    @model_validator(mode="after")
+    def _one_model(self) -> Self:
+        if (self.fleet is None) == (self.path is None):
+            raise ValueError("name exactly one of `fleet` (an embedded member) and `path` (a checkpoint)")
+        return self
+
+
+class TaskSection(Section):
+    """The questions."""
+
+    families: tuple[FamilyName, ...] = Field(
+        default=("arithmetic", "story", "relations", "composition"),
+        description="Families of the fleet's tasks.",
+    )
+    level_shares: tuple[float, float, float, float, float] = Field(
+        default=(0.35, 0.30, 0.20, 0.10, 0.05), description="Shares of levels 1 – 5 among training questions."
+    )
+    file: Path | None = Field(
+        default=None, description="JSONL with `question` and `answer` instead of the fleet's tasks."
+    )
+    grader: str = Field(default="number", description="Grader of the file: number, exact, contains, …")
+    questions: Count = Field(default=2000, description="Training questions; few are learned by heart.")
+    split: Literal["train", "filter"] = Field(
+        default="train",
+        description="filter: questions the fleet's members never saw. Reinforcement needs them: an answer known by "
+        "heart says nothing about what the model can do at once.",
+    )
+    seed: int = Field(
+        default=0, description="Of the choice of questions; runs that differ in `seed` alone share them."
+    )
+
+
+class OptimiserSection(Section):
+    """AdamW."""
+
+    learning_rate: Positive = 4e-4
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: NonNegative = 0.0
+    clip_norm: Positive = 1.0
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    schedule: Literal["constant", "linear"] = "constant"
+
+
+class RolloutSection(Section):
+    """How much is sampled per step, and how."""
+
+    items_per_step: Count = Field(default=16, description="Questions per step.")
+    group: Count = Field(default=16, description="Responses per question.")
+    temperature: Positive = 1.0
+    most_tokens: Count | None = Field(default=None, description="Cap of a response.")
+    most_tokens_direct: Count | None = Field(
+        default=None, description="Cap of a response behind an empty block."
+    )
+    epochs: Count = Field(default=1, description="Passes over each batch of rollouts.")
+    updates: Count = Field(default=1, description="Optimiser steps per pass.")
+    tokens_per_batch: Count = 16_384
+    seats: Count = Field(default=128, description="Responses the embedded engine writes at once.")
+
+
+class ReferenceSection(Section):
+    """Samples of the initial model, drawn once."""
+
+    samples: Count = 16
+    temperature: Positive = 0.6
+    top_p: Share = 0.95
+
+
+class TrainingConfig(Section):
+    """What every method's file has."""
+
+    model: ModelSection
+    task: TaskSection = TaskSection()
+    optimiser: OptimiserSection = OptimiserSection()
+    steps: Count = 150
+    seed: int = 0
+    checkpoint_every: Count = 50
+    evaluate: Count = Field(
+        default=100, description="Questions per level (of a file: in all) before and after."
+    )
+
+
+class AdaptThinkConfig(TrainingConfig):
+    """`thinkroute train adaptthink`."""
+
+    method: Literal["adaptthink"] = "adaptthink"
+    delta: NonNegative = Field(default=0.05, description="What an empty block is worth, in right answers.")
+    ratio: Literal["sequence_mean", "token", "tis"] = Field(
+        default="sequence_mean", description="sequence_mean: the published code; token: the paper's formula."
+    )
+    advantage: Literal["raw", "group_mean"] = Field(
+        default="raw", description="group_mean is the ablation that cancels the constraint."
+    )
+    clip: Positive = 0.2
+    forced: bool = Field(default=True, description="Off is the ablation: rollouts decide for themselves.")
+    thinking: Literal["forced", "free"] = Field(
+        default="forced",
+        description="How the half that is not forced to answer at once begins; the paper: forced.",
+    )
+    rollouts: RolloutSection = RolloutSection()
+    reference: ReferenceSection = ReferenceSection()
+
+
+class PenaltySection(Section):
+    """AdaCoT's penalties, in right answers."""
+
+    miss: NonNegative = 0.2
+    over: NonNegative = 0.3
+    malformed: NonNegative = 1.0
+
+
+class WarmUpSection(Section):
+    """Supervised warm-up before reinforcement; 0 steps skips it."""
+
+    steps: Annotated[int, Field(ge=0)] = 200
+    questions: Count = 1500
+    examples_per_step: Count = 32
+    optimiser: OptimiserSection = OptimiserSection(learning_rate=1e-3, schedule="linear")
+
+
+class AdaCoTConfig(TrainingConfig):
+    """`thinkroute train adacot`."""
+
+    method: Literal["adacot"] = "adacot"
+    penalties: PenaltySection = PenaltySection()
+    label_margin: NonNegative = Field(
+        default=0.1, description="A question is labelled `think` when thinking helps by more than this."
+    )
+    flipped_labels: Share = Field(default=0.0, description="Share of labels made wrong on purpose.")
+    masks_decision: bool = Field(default=False, description="Selective loss masking.")
+    rollouts: RolloutSection = RolloutSection(group=8, items_per_step=32)
+    reference: ReferenceSection = ReferenceSection(samples=8)
+    warm_up: WarmUpSection = WarmUpSection()
+    trace: Share = Field(default=0.95, description="λ of the advantage estimate.")
+    entropy: NonNegative = 0.0
+
+
+class FusionConfig(TrainingConfig):
+    """`thinkroute train fusion`."""
+
+    method: Literal["fusion"] = "fusion"
+    thinking_share: Share = Field(default=0.5, description="Thinking samples among all.")
+    no_flag_share: Share = Field(default=0.3, description="Thinking samples without any flag.")
+    several_flags_share: Share = 0.2
+    empty_block: bool = Field(default=True, description="Off is the ablation.")
+    attempts: Count = Field(default=2, description="Responses per question for rejection sampling.")
+    temperature: Positive = 0.6
+    examples_per_step: Count = 32
+    direct_levels: tuple[int, ...] = Field(
+        default=(), description="Levels the non-thinking samples are drawn from; empty: all."
+    )
+
+
+AnyConfig = AdaptThinkConfig | AdaCoTConfig | FusionConfig
+KINDS: Mapping[str, type[AdaptThinkConfig | AdaCoTConfig | FusionConfig]] = {
+    "adaptthink": AdaptThinkConfig,
+    "adacot": AdaCoTConfig,
+    "fusion": FusionConfig,
+}
+
+
+def shipped() -> list[str]:
+    """Names of the configurations that come with the package."""
+    folder = files("thinkroute.training").joinpath("configs")
+    return sorted(
+        entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")
+    )
+
+
+def load(reference: str, method: str, overrides: Mapping[str, object] | None = None) -> AnyConfig:
+    """Read a training file, or a shipped one by its name.
+
+    Args:
+        reference: A path, or a name out of `shipped()`.
+        method: Which method's file it must be.
+        overrides: Values by dotted path, e.g. `{"rollouts.group": 8}`; they win over the file.
+
+    Raises:
+        ConfigError: it cannot be read, or is wrong; the message names every wrong place.
+    """
+    text = _read(reference)
+    try:
+        raw: object = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{reference} is not valid YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{reference} must hold a mapping")
+    content = cast("dict[str, Any]", raw)
+    if content.setdefault("method", method) != method:
+        raise ConfigError(f"{reference} is for `thinkroute train {content['method']}`, not {method}")
+    for path, value in (overrides or {}).items():
+        _set(content, path, value)
+    try:
+        return KINDS[method].model_validate(content)
+    except ValidationError as error:
+        lines = [
+            f"  {'.'.join(map(str, problem['loc'])) or 'the file'}: {problem['msg']}"
+            for problem in error.errors()
+        ]
+        raise ConfigError(f"{reference} is wrong:\n" + "\n".join(lines)) from error
+
+
+def _read(reference: str) -> str:
+    path = Path(reference)
+    try:
+        if path.suffix in (".yaml", ".yml"):
+            return path.read_text(encoding="utf-8")
+        return (
+            files("thinkroute.training").joinpath("configs", f"{reference}.yaml").read_text(encoding="utf-8")
+        )
+    except (OSError, UnicodeDecodeError) as error:
+        close = difflib.get_close_matches(reference, shipped(), n=1)
+        hint = f"; did you mean {close[0]}?" if close else f"; shipped: {', '.join(shipped())}"
+        raise ConfigError(f"cannot read training file {reference!r}{hint}") from error
+
+
+def _set(content: dict[str, Any], path: str, value: object) -> None:
+    *parents, last = path.split(".")
+    for name in parents:
+        content = content.setdefault(name, {})
+    content[last] = value
+
+
+def as_dict(options: Any) -> dict[str, Any]:
+    """A dataclass or section as plain values."""
+    return options.model_dump(mode="json") if isinstance(options, BaseModel) else asdict(options)

@@ -1,0 +1,204 @@
+"""Every reward, advantage and ratio against numbers worked out by hand or printed in the papers."""
+
+from __future__ import annotations
+
+from math import exp, log
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from thinkroute.training.advantages import generalised_advantages, group_advantages
+from thinkroute.training.losses import (
+    PolicyOptions,
+    aggregate,
+    denominator,
+    policy_losses,
+    probe_loss,
+    ratio_losses,
+)
+from thinkroute.training.methods import adacot, adaptthink
+from thinkroute.training.methods.adacot import Penalties, thinks_at_optimum
+
+REWARDS = st.lists(st.floats(-2, 2, allow_nan=False), min_size=2, max_size=8)
+
+
+@pytest.mark.parametrize(
+    ("direct", "right", "advantage"),
+    [(True, 1.0, 0.30), (True, 0.0, -0.70), (False, 1.0, 0.25), (False, 0.0, -0.75)],
+)
+def test_adaptthinks_advantage_is_the_published_one(direct: bool, right: float, advantage: float) -> None:
+    terms = adaptthink.reward_terms(direct_answer=direct, right=right, reference=0.75, delta=0.05)
+    assert sum(terms.values()) == pytest.approx(advantage)
+
+
+@pytest.mark.parametrize(
+    ("label", "reasons", "total"),
+    [(True, False, 1 - 0.2), (True, True, 1.0), (False, True, 1 - 0.3), (False, False, 1.0)],
+)
+def test_adacots_four_cases(label: bool, reasons: bool, total: float) -> None:
+    terms = adacot.reward_terms(
+        right=1.0, reasons=reasons, label=label, well_formed=True, penalties=Penalties(0.2, 0.3)
+    )
+    assert sum(terms.values()) == pytest.approx(total)
+
+
+def test_a_malformed_response_costs_gamma() -> None:
+    terms = adacot.reward_terms(
+        right=0.0, reasons=True, label=True, well_formed=False, penalties=Penalties(0.2, 0.3, 1.0)
+    )
+    assert sum(terms.values()) == pytest.approx(-1.0)
+
+
+@given(
+    p_think=st.floats(0, 1),
+    p_direct=st.floats(0, 1),
+    miss=st.floats(0, 1),
+    over=st.floats(0, 1),
+    label=st.booleans(),
+)
+def test_the_threshold_rule_maximises_the_expected_reward(
+    p_think: float, p_direct: float, miss: float, over: float, label: bool
+) -> None:
+    penalties = Penalties(miss, over)
+    expected = {
+        reasons: sum(
+            adacot.reward_terms(
+                right=p_think if reasons else p_direct,
+                reasons=reasons,
+                label=label,
+                well_formed=True,
+                penalties=penalties,
+            ).values()
+        )
+        for reasons in (True, False)
+    }
+    chosen = thinks_at_optimum(p_think=p_think, p_direct=p_direct, label=label, penalties=penalties)
+    assert expected[chosen] >= max(expected.values()) - 1e-12
+
+
+def test_group_norm_by_hand() -> None:
+    assert group_advantages([1.0, 0.0, 0.0, 1.0], "group_norm") == pytest.approx([1.0, -1.0, -1.0, 1.0])
+    assert group_advantages([1.0, 0.0, 0.0, 0.0], "group_mean") == pytest.approx([0.75, -0.25, -0.25, -0.25])
+    assert group_advantages([1.0, 0.0], "raw") == [1.0, 0.0]
+
+
+@given(REWARDS, st.randoms(use_true_random=False))
+def test_group_advantages_follow_any_permutation(rewards: list[float], rng: object) -> None:
+    order = list(range(len(rewards)))
+    rng.shuffle(order)  # type: ignore[attr-defined]
+    for name in ("raw", "group_mean", "group_norm"):
+        plain = group_advantages(rewards, name)
+        assert group_advantages([rewards[i] for i in order], name) == pytest.approx(
+            [plain[i] for i in order], abs=1e-6
+        )
+
+
+@given(st.floats(-2, 2), st.integers(2, 8))
+def test_a_group_of_equal_rewards_teaches_nothing_unless_raw(reward: float, size: int) -> None:
+    assert group_advantages([reward] * size, "group_norm") == [0.0] * size
+    assert group_advantages([reward] * size, "group_mean") == [0.0] * size
+    assert group_advantages([reward] * size, "raw") == [reward] * size
+
+
+def test_generalised_advantages_by_hand() -> None:
+    """γ = 1, λ = ½: δ = (0.3, −0.1, 0.4); A₂ = .4, A₁ = −.1 + .2, A₀ = .3 + .05."""
+    advantages, returns = generalised_advantages([0, 0, 1], [0.4, 0.7, 0.6], trace=0.5)
+    assert advantages == pytest.approx([0.35, 0.1, 0.4])
+    assert returns == pytest.approx([0.75, 0.8, 1.0])
+
+
+@given(st.lists(st.floats(-1, 1), min_size=1, max_size=6), st.floats(-1, 1))
+def test_with_full_traces_the_advantage_is_the_return_minus_the_value(
+    values: list[float], reward: float
+) -> None:
+    rewards = [0.0] * (len(values) - 1) + [reward]
+    advantages, _ = generalised_advantages(rewards, values, trace=1.0)
+    assert advantages == pytest.approx([reward - value for value in values], abs=1e-9)
+
+
+def _decision_gradient(probability: float, tokens: int, advantage: float, ratio: str) -> tuple[float, float]:
+    """Ratio of a response whose first token was drawn with ½ and the rest on-policy, and the loss's gradient."""
+    first = torch.tensor(log(probability), requires_grad=True)
+    rest = torch.full((tokens - 1,), log(0.9))
+    logp = torch.cat([first[None], rest])[None]
+    behaviour = torch.cat([torch.tensor([log(0.5)]), rest])[None]
+    options = PolicyOptions(ratio=ratio, aggregation="sequence_mean")  # type: ignore[arg-type]
+    mask = torch.ones_like(logp)
+    losses = ratio_losses(logp, behaviour, torch.full_like(logp, advantage), mask, options)
+    aggregate(losses, mask, torch.ones(1), "sequence_mean").backward()  # type: ignore[no-untyped-call]
+    assert first.grad is not None
+    return exp((log(probability) - log(0.5)) / tokens), float(first.grad)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "at_one_percent", "floor", "ceiling"),
+    [
+        (3, 0.2714, 0.256, 0.864),
+        (8, 0.6132, 0.0839, 1),
+        (20, 0.822, 0.0058, 1),
+        (50, 0.9247, 7e-6, 1),
+        (300, 0.9870, 0, 1),
+    ],
+)
+def test_adaptthinks_ratio_table(tokens: int, at_one_percent: float, floor: float, ceiling: float) -> None:
+    """Published ratio: value at p = .01; below the floor a bad, above the ceiling a good direct answer moves nothing."""
+    ratio, _ = _decision_gradient(0.01, tokens, 1.0, "sequence_mean")
+    assert ratio == pytest.approx(at_one_percent, abs=5e-4)
+    assert 0.5 * 0.8**tokens == pytest.approx(floor, abs=5e-4)
+    assert min(1.0, 0.5 * 1.2**tokens) == pytest.approx(ceiling, abs=1e-4)
+    if floor > 1e-5:
+        assert _decision_gradient(floor * 0.97, tokens, -1.0, "sequence_mean")[1] == 0
+        assert _decision_gradient(floor * 1.03, tokens, -1.0, "sequence_mean")[1] > 0
+    if ceiling < 1:
+        assert _decision_gradient(ceiling * 1.03, tokens, 1.0, "sequence_mean")[1] == 0
+        assert _decision_gradient(ceiling * 0.97, tokens, 1.0, "sequence_mean")[1] < 0
+    assert _decision_gradient(1e-6, tokens, 1.0, "sequence_mean")[1] < 0, "a cold start must move"
+
+
+@pytest.mark.parametrize("tokens", [3, 20, 300])
+def test_the_papers_formula_stops_between_two_fifths_and_three_fifths(tokens: int) -> None:
+    assert _decision_gradient(0.61, tokens, 1.0, "token")[1] == 0
+    assert _decision_gradient(0.59, tokens, 1.0, "token")[1] < 0
+    assert _decision_gradient(0.39, tokens, -1.0, "token")[1] == 0
+    assert _decision_gradient(0.41, tokens, -1.0, "token")[1] > 0
+
+
+def test_truncated_importance_sampling_never_clips_and_caps_its_weight() -> None:
+    tokens = 4
+    _, low = _decision_gradient(0.05, tokens, 1.0, "tis")
+    assert low == pytest.approx(-0.1 / tokens)
+    logp = torch.tensor([[0.0]], requires_grad=True)
+    options = PolicyOptions(ratio="tis", ratio_cap=2.0)
+    ratio_losses(logp, torch.tensor([[-5.0]]), torch.ones(1, 1), torch.ones(1, 1), options).sum().backward()  # type: ignore[no-untyped-call]
+    assert logp.grad is not None
+    assert float(logp.grad) == pytest.approx(-2.0)
+
+
+def test_the_divergence_is_zero_on_equal_models_and_k3_otherwise() -> None:
+    logp = torch.tensor([[-1.0, -2.0]])
+    mask, zero = torch.ones(1, 2), torch.zeros(1, 2)
+    options = PolicyOptions(ratio="none", kl_coefficient=0.5)
+    same = policy_losses(logp, logp, zero, mask, options, reference_BT=logp)
+    assert same.abs().max() == 0
+    other = policy_losses(logp, logp, zero, mask, options, reference_BT=logp + 0.1)
+    assert float(other[0, 0]) == pytest.approx(0.5 * (exp(0.1) - 0.1 - 1), rel=1e-4)
+
+
+def test_the_three_aggregations_by_hand() -> None:
+    losses = torch.tensor([[1.0, 1.0, 1.0, 1.0], [4.0, 9.0, 9.0, 9.0]])
+    mask = torch.tensor([[1.0, 1.0, 1.0, 1.0], [1.0, 0.0, 0.0, 0.0]])
+    weights = torch.tensor([1.0, 2.0])
+    means = {
+        name: float(aggregate(losses, mask, weights, name, 8)) / denominator(mask, weights, name)
+        for name in ("token_mean", "sequence_mean", "constant_length")
+    }
+    assert means["token_mean"] == pytest.approx((4 + 2 * 4) / 6)
+    assert means["sequence_mean"] == pytest.approx((1 + 2 * 4) / 3)
+    assert means["constant_length"] == pytest.approx((4 / 8 + 2 * 4 / 8) / 3)
+
+
+def test_the_probes_loss_weighs_positives() -> None:
+    logits, labels = torch.tensor([0.0, 0.0]), torch.tensor([1.0, 0.0])
+    assert float(probe_loss(logits, labels, 3.0)) == pytest.approx((3 * log(2) + log(2)) / 2)

@@ -1,0 +1,225 @@
+"""Every method on the fleet, in smoke versions: what it attempts, masks, builds, and that it learns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from random import Random
+
+import pytest
+import torch
+
+from thinkroute.engines.embedded.prompt import last_turn
+from thinkroute.fleet import shipped
+from thinkroute.training import settings
+from thinkroute.training.assemble import Watcher, execute
+from thinkroute.training.learner import HuggingFaceLearner
+from thinkroute.training.methods.adacot import AdaCoT, Labels
+from thinkroute.training.methods.adaptthink import AdaptThink
+from thinkroute.training.methods.fusion import NO_THINK, THINK, Flags, Fusion, flagged
+from thinkroute.training.reference import ReferenceTable, Sampling
+from thinkroute.training.rollout import roll_out
+from thinkroute.training.samplers import EmbeddedSampler
+from thinkroute.training.tasks import FleetTask, Item, items_at
+from thinkroute.training.thinking import QWEN3, has_reasoning
+from thinkroute.types import FORCED
+
+DIRECTORY = shipped.directory("base")
+TASK = FleetTask(("relations", "arithmetic"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def sampler() -> EmbeddedSampler:
+    return EmbeddedSampler("base", DIRECTORY, seats=64)
+
+
+def empty_table() -> ReferenceTable:
+    return ReferenceTable(None, model="base", opening=QWEN3.think, sampling=Sampling(2))
+
+
+@pytest.mark.parametrize("name", settings.shipped())
+def test_every_shipped_configuration_loads(name: str) -> None:
+    method = name.partition("-")[0]
+    assert settings.load(name, method).method == method
+
+
+def test_the_papers_hyper_parameters_are_the_shipped_ones() -> None:
+    config = settings.load("adaptthink-r1-distill-1.5b", "adaptthink")
+    assert isinstance(config, settings.AdaptThinkConfig)
+    assert (config.delta, config.ratio, config.clip, config.steps) == (0.05, "sequence_mean", 0.2, 314)
+    assert (config.rollouts.items_per_step, config.rollouts.group) == (128, 16)
+    assert (config.rollouts.most_tokens, config.rollouts.most_tokens_direct) == (16_384, 4_096)
+    assert config.reference.samples == 16
+    assert (config.optimiser.learning_rate, config.optimiser.weight_decay) == (2e-6, 0.01)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"delt": 1}, "delt: Extra inputs"),
+        ({"rollouts.group": 0}, r"rollouts\.group"),
+        ({"model.path": "x"}, "exactly one"),
+    ],
+)
+def test_a_wrong_value_is_named(overrides: Mapping[str, object], message: str) -> None:
+    with pytest.raises(settings.ConfigError, match=message):
+        settings.load("adaptthink-fleet", "adaptthink", overrides)
+
+
+def test_adaptthink_forces_half_of_a_group_each_way_with_log_one_half(sampler: EmbeddedSampler) -> None:
+    item = TASK.pool(1, 0)[0]
+    group = roll_out(AdaptThink("base", TASK, QWEN3, empty_table(), group=8).attempts(item, 7), sampler)
+    assert [has_reasoning(each.text) for each in group] == [False, True] * 4
+    assert all(
+        each.behaviour_logprobs()[QWEN3.decision] == pytest.approx(-0.6931, abs=1e-4) for each in group
+    )
+    assert all(each.trained("base")[: QWEN3.decision + 1] == [False, True] for each in group)
+
+
+def test_a_free_thinking_half_carries_its_own_probabilities(sampler: EmbeddedSampler) -> None:
+    item = TASK.pool(1, 0)[0]
+    method = AdaptThink("base", TASK, QWEN3, empty_table(), group=4, thinking="free")
+    forced, free, *_ = roll_out(method.attempts(item, 7), sampler)
+    assert [span.owner for span in forced.spans] == [FORCED, "base"]
+    assert [span.owner for span in free.spans] == ["base"]
+    assert all(free.trained("base"))
+    assert None not in free.behaviour_logprobs()
+
+
+def test_rewards_follow_any_permutation_of_the_group(sampler: EmbeddedSampler) -> None:
+    item = TASK.pool(1, 0)[0]
+    table = empty_table()
+    table.fill([item], sampler, TASK)
+    for method in (
+        AdaptThink("base", TASK, QWEN3, table, group=6),
+        AdaCoT("base", TASK, QWEN3, Labels(table, table), group=6),
+    ):
+        group = roll_out(method.attempts(item, 1), sampler)
+        plain = list(method.rewards(item, group))
+        assert list(method.rewards(item, group[::-1])) == plain[::-1]
+
+
+def test_selective_loss_masking_leaves_out_exactly_the_token_after_the_open_tag(
+    sampler: EmbeddedSampler,
+) -> None:
+    item = TASK.pool(1, 0)[0]
+    table = empty_table()
+    method = AdaCoT("base", TASK, QWEN3, Labels(table, table), masks_decision=True, group=2)
+    unmasked = AdaCoT("base", TASK, QWEN3, Labels(table, table))
+    for each in roll_out(method.attempts(item, 1), sampler):
+        assert not unmasked.excluded(each)
+        [position] = method.excluded(each)
+        before = sampler.encode("<think>")
+        assert list(each.response_ids[:position]) == before
+        assert each.response_ids[position] in (sampler.encode("\n")[0], sampler.encode("\n\n")[0])
+
+
+@pytest.mark.parametrize("thinks", [True, False])
+def test_the_last_flag_asks_for_the_sample_s_mode(thinks: bool) -> None:
+    rng = Random(0)
+    flags = Flags(none_share=0.3, several_share=0.5, front_share=0.3)
+    counts = {"": 0, THINK: 0, NO_THINK: 0}
+    for _ in range(300):
+        turn = last_turn([{"role": "user", "content": flagged("who is x", thinks, flags, rng)}])
+        assert turn.question == "who is x"
+        counts[turn.switch] += 1
+    assert counts[NO_THINK if thinks else THINK] == 0
+    assert counts[""] == 0 if not thinks else 60 < counts[""] < 120
+
+
+def test_fusion_keeps_only_right_thoughts_of_the_model_itself(sampler: EmbeddedSampler) -> None:
+    builder = Fusion(TASK, QWEN3, "<|im_end|>")
+    items = TASK.pool(20, 3)
+    thoughts = list(builder.thinking(items, sampler, 0))
+    assert 0 < len(thoughts) <= 20
+    for each in thoughts:
+        assert has_reasoning(each.text)
+        assert all(each.trained("base")), "all of it is the learner's, the opening too"
+        assert each.response_ids[-1] == sampler.encode("<|im_end|>")[0]
+
+
+def test_fusions_answers_stand_behind_an_empty_block_unless_that_is_ablated(sampler: EmbeddedSampler) -> None:
+    items = TASK.pool(5, 3)
+    for empty_block in (True, False):
+        builder = Fusion(TASK, QWEN3, "<|im_end|>", empty_block=empty_block)
+        for item, each in zip(items, builder.direct(items, sampler, 0), strict=True):
+            text = f"{QWEN3.empty_block if empty_block else ''}{item.direct}<|im_end|>"
+            assert list(each.response_ids) == sampler.encode(text)
+
+
+def test_every_pass_over_the_questions_is_a_permutation() -> None:
+    pool = [Item(str(number), "") for number in range(10)]
+    steps = [items_at(pool, step, 4, seed=1) for step in range(5)]
+    flat = [item.question for step in steps for item in step]
+    assert sorted(flat[:10]) == sorted(flat[10:]) == sorted(item.question for item in pool)
+    assert flat[:10] != flat[10:]
+
+
+SMOKE: Mapping[str, Mapping[str, object]] = {
+    "adaptthink": {
+        "reference.samples": 2,
+        "steps": 10,
+        "optimiser.learning_rate": 2e-3,
+        "delta": 0.5,
+        "rollouts.group": 8,
+    },
+    "adacot": {"reference.samples": 2, "steps": 2, "warm_up.steps": 12},
+    "fusion": {"steps": 25, "optimiser.schedule": "constant"},
+}
+
+
+@pytest.mark.parametrize("method", SMOKE)
+def test_a_smoke_run_learns_and_leaves_a_whole_folder(method: str, tmp_path: Path) -> None:
+    """Minutes become seconds; what must hold is only the direction."""
+    common = {
+        "task.questions": 40,
+        "evaluate": 2,
+        "task.families": ["relations"],
+        "task.level_shares": [1, 0, 0, 0, 0],
+    }
+    config = settings.load(f"{method}-fleet", method, {**common, **SMOKE[method]})
+    seen: list[Mapping[str, float]] = []
+    report = execute(
+        config, tmp_path, Watcher(step=lambda step, values: seen.append(values) if values else None)
+    )
+    for name in ("config.json", "report.json", "model/model.safetensors", "model/tokenizer.json"):
+        assert (tmp_path / name).exists()
+    assert report["schema"] == "thinkroute.training.report/1"
+    if method == "adaptthink":
+        assert sum(row["reward"] for row in seen[-3:]) > sum(row["reward"] for row in seen[:3])
+    else:
+        losses = [row["loss"] for row in seen if "reward" not in row]
+        assert losses[-1] < losses[0]
+
+
+def test_any_hugging_face_model_trains_through_the_same_core(tmp_path: Path) -> None:
+    """The fleet's base as Transformers loads it, trained and sampled by Transformers alone."""
+    import json
+
+    questions = tmp_path / "questions.jsonl"
+    items = FleetTask(("relations",)).pool(40, 0)
+    questions.write_text(
+        "".join(json.dumps({"question": i.question, "answer": i.reference}) + "\n" for i in items)
+    )
+    overrides = {
+        "model": {"path": str(DIRECTORY)},
+        "task.file": str(questions),
+        "task.grader": "contains",
+        "task.questions": 4,
+        "steps": 1,
+        "evaluate": 2,
+        "reference.samples": 2,
+        "rollouts": {"group": 4, "items_per_step": 2, "most_tokens": 80},
+    }
+    config = settings.load("adaptthink-fleet", "adaptthink", overrides)
+    rows: list[Mapping[str, float]] = []
+    execute(
+        config, tmp_path / "run", Watcher(step=lambda step, values: rows.append(values) if values else None)
+    )
+    assert 0 < rows[0]["ratio_error"] < 1, "behaviour log-probabilities are those of the sampled tokens"
+    assert isinstance(HuggingFaceLearner(str(tmp_path / "run" / "model")).width, int)

@@ -1,0 +1,137 @@
+"""An interrupted run ends in the same bits as one that was not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from thinkroute.fleet import shipped
+from thinkroute.training.batch import Row
+from thinkroute.training.learner import FleetLearner, fingerprint
+from thinkroute.training.losses import PolicyOptions
+from thinkroute.training.methods.adacot import AdaCoT, Labels
+from thinkroute.training.methods.adaptthink import AdaptThink
+from thinkroute.training.metrics import MetricsFile
+from thinkroute.training.optimise import Checkpoint, OptimiserOptions, run_steps
+from thinkroute.training.policy import PolicyTrainer, RolloutOptions
+from thinkroute.training.reference import ReferenceTable, Sampling
+from thinkroute.training.samplers import EmbeddedSampler
+from thinkroute.training.supervised import SupervisedOptions, SupervisedTrainer
+from thinkroute.training.tasks import FleetTask
+from thinkroute.training.thinking import QWEN3
+from thinkroute.training.trajectory import Span, Trajectory
+
+DIRECTORY = shipped.directory("base")
+TASK = FleetTask(("relations",), (0.5, 0.5, 0.0, 0.0, 0.0))
+OPTIMISER = OptimiserOptions(1e-3)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def policy_trainer(method_name: str) -> PolicyTrainer:
+    learner, sampler = FleetLearner("base", DIRECTORY), EmbeddedSampler("base", DIRECTORY, seats=32)
+    pool = TASK.pool(12, 0)
+
+    def table(opening: str) -> ReferenceTable:
+        made = ReferenceTable(None, model="base", opening=opening, sampling=Sampling(2))
+        made.fill(pool, sampler, TASK)
+        return made
+
+    think = table(QWEN3.think)
+    if method_name == "adaptthink":
+        method = AdaptThink("base", TASK, QWEN3, think, group=4)
+        options = PolicyOptions("raw", "sequence_mean", "sequence_mean")
+    else:
+        method = AdaCoT("base", TASK, QWEN3, Labels(think, table(QWEN3.no_think)), group=4)
+        options = PolicyOptions("gae", "token", "token_mean", whiten=True)
+    return PolicyTrainer(
+        learner,
+        sampler,
+        method,
+        pool,
+        options=options,
+        rollouts=RolloutOptions(seed=5, items_per_step=3),
+        optimiser=OPTIMISER,
+    )
+
+
+def state(trainer: PolicyTrainer | SupervisedTrainer) -> list[torch.Tensor]:
+    return [value.clone() for module in trainer.modules for value in module.state_dict().values()]
+
+
+@pytest.mark.parametrize("method", ["adaptthink", "adacot"])
+def test_a_resumed_policy_run_ends_in_the_same_bits(method: str, tmp_path: Path) -> None:
+    whole = policy_trainer(method)
+    run_steps(whole, 4, metrics=MetricsFile(tmp_path / "whole.jsonl"))
+    checkpoint = Checkpoint(tmp_path / "state.pt", "run", every_steps=2)
+    metrics = MetricsFile(tmp_path / "parts.jsonl")
+    run_steps(policy_trainer(method), 2, checkpoint=checkpoint, metrics=metrics)
+    metrics.write(2, {"reward": 9.0})  # a step that was done but never saved
+    resumed = policy_trainer(method)
+    run_steps(resumed, 4, checkpoint=checkpoint, metrics=metrics)
+    assert all(torch.equal(left, right) for left, right in zip(state(whole), state(resumed), strict=True))
+    assert metrics.read() == MetricsFile(tmp_path / "whole.jsonl").read()
+
+
+def supervised_trainer() -> SupervisedTrainer:
+    learner = FleetLearner("base", DIRECTORY)
+    rows = [
+        Row(Trajectory(tuple(range(20, 30 + place)), (Span((40, 41, 42 + place), "base"),), ""))
+        for place in range(5)
+    ]
+    return SupervisedTrainer(learner, rows, options=SupervisedOptions(1, 3), optimiser=OPTIMISER)
+
+
+def test_a_resumed_supervised_run_ends_in_the_same_bits(tmp_path: Path) -> None:
+    whole = supervised_trainer()
+    losses: list[float] = []
+    run_steps(whole, 6, progress=lambda step, values: losses.append(values["loss"]))
+    assert losses[-1] < losses[0]
+    checkpoint = Checkpoint(tmp_path / "state.pt", "run", every_steps=3)
+    run_steps(supervised_trainer(), 3, checkpoint=checkpoint)
+    resumed = supervised_trainer()
+    run_steps(resumed, 6, checkpoint=checkpoint)
+    assert all(torch.equal(left, right) for left, right in zip(state(whole), state(resumed), strict=True))
+
+
+def test_a_checkpoint_of_another_run_is_not_continued(tmp_path: Path) -> None:
+    run_steps(supervised_trainer(), 2, checkpoint=Checkpoint(tmp_path / "state.pt", "one", every_steps=1))
+    assert Checkpoint(tmp_path / "state.pt", "other").resume(supervised_trainer()) == 0
+
+
+def test_reference_statistics_are_reused_for_the_same_weights_only(tmp_path: Path) -> None:
+    sampler, learner = EmbeddedSampler("base", DIRECTORY, seats=32), FleetLearner("base", DIRECTORY)
+    pool = TASK.pool(4, 0)
+    path, model = tmp_path / "table.json", fingerprint(learner)
+    first = ReferenceTable(path, model=model, opening=QWEN3.think, sampling=Sampling(2))
+    first.fill(pool, sampler, TASK)
+    asked: list[int] = []
+    again = ReferenceTable(path, model=model, opening=QWEN3.think, sampling=Sampling(2))
+    again.fill(pool, sampler, TASK, lambda done, total: asked.append(total))
+    assert not asked
+    assert [again[item] for item in pool] == [first[item] for item in pool]
+    other = ReferenceTable(path, model="other", opening=QWEN3.think, sampling=Sampling(2))
+    other.fill(pool, sampler, TASK, lambda done, total: asked.append(total))
+    assert asked == [4]
+
+
+def test_what_is_saved_is_served(tmp_path: Path) -> None:
+    learner = FleetLearner("base", DIRECTORY)
+    with torch.no_grad():
+        for parameter in learner.module.parameters():
+            parameter.mul_(1.01)
+    learner.save(tmp_path / "model")
+    served = EmbeddedSampler("base", tmp_path / "model", seats=8)
+    pushed = EmbeddedSampler("base", DIRECTORY, seats=8)
+    pushed.load(FleetLearner("base", tmp_path / "model").weights())
+    pool = TASK.pool(4, 1)
+    sampling = Sampling(1, temperature=0.5)
+    tables = [ReferenceTable(None, model="x", opening="", sampling=sampling) for _ in range(2)]
+    for table, sampler in zip(tables, (served, pushed), strict=True):
+        table.fill(pool, sampler, TASK)
+    assert [tables[0][item] for item in pool] == [tables[1][item] for item in pool]
