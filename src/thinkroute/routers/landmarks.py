@@ -20,7 +20,7 @@ from typing import Final
 import numpy as np
 
 from thinkroute.routers.clusters import IndexArray, k_means, squared_distances
-from thinkroute.routers.neighbours import paired_error, typical
+from thinkroute.routers.neighbours import ERROR_DIGITS, paired_error, typical
 from thinkroute.routers.table import FloatArray
 from thinkroute.signals.base import Matrix
 
@@ -77,7 +77,10 @@ def patterns(cells_NC: FloatArray) -> list[Pattern]:
         if seen_N.any():
             groups.setdefault(seen_N.tobytes(), []).append(column)
     found = [Pattern(np.flatnonzero(seen_CN[columns[0]]), np.array(columns)) for columns in groups.values()]
-    return sorted(found, key=lambda pattern: -len(pattern.rows) * len(pattern.columns))
+    # The rows settle ties, so that the order of columns in the table does not.
+    return sorted(
+        found, key=lambda pattern: (-len(pattern.rows) * len(pattern.columns), pattern.rows.tolist())
+    )
 
 
 @dataclass(frozen=True)
@@ -138,7 +141,8 @@ def fit(
     for factor in _BANDWIDTHS:
         found = basis(vector_ND, landmark_KD, scale * factor)
         errors = _errors(found.feature_NK, residual_NC[:, quality], penalties)
-        tried.append((*min(zip(errors, penalties, strict=True)), found))
+        told = [round(error, ERROR_DIGITS) for error in errors]
+        tried.append((*min(zip(told, penalties, strict=True)), found))
     _, penalty, best = min(tried, key=lambda entry: entry[0])
     left_kind_NA = np.full(residual_NC[:, quality].shape, np.nan)
     for pattern in patterns(residual_NC[:, quality]):

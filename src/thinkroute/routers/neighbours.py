@@ -27,6 +27,8 @@ _TUNING_ROWS: Final = 4000
 _CHUNK: Final = 256
 _SAMPLE_STEP: Final = 8
 _SAME: Final = 1e-6
+ERROR_DIGITS: Final = 12
+"""Errors closer than this are equal: the order of sums must not choose a setting."""
 """Squared distance below which two queries count as the same."""
 
 
@@ -213,7 +215,7 @@ def choose(settings: KnnSettings, keys_ND: Matrix, quality_NA: FloatArray, mean_
             for prior_weight in (settings.prior_weight,) if settings.prior_weight else PRIOR_WEIGHTS:
                 error = paired_error(centred_NA[rows_R] - sums.value_C / (sums.mass + prior_weight))
                 candidates.append((error, replace(tried, prior_weight=prior_weight)))
-    return min(candidates, key=lambda pair: pair[0])[1]
+    return min(candidates, key=lambda pair: round(pair[0], ERROR_DIGITS))[1]
 
 
 def sums_left_out(settings: KnnSettings, near: Neighbours, centred_NA: FloatArray) -> Sums:
