@@ -43,10 +43,10 @@ def test_the_guide_runs_from_collecting_to_learning(tmp_path: Path) -> None:
     assert smaller.count("--fleet 40") == 1
     (tmp_path / "bin").mkdir()
     # The command of this very installation, whatever else is on the path.
-    command = tmp_path / "bin" / "thinkroute"
-    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m thinkroute.cli.main "$@"\n', encoding="utf-8")
-    command.chmod(0o755)
-    (tmp_path / "bin" / "python").symlink_to(sys.executable)
+    for name, arguments in (("thinkroute", "-m thinkroute.cli.main "), ("python", "")):
+        command = tmp_path / "bin" / name
+        command.write_text(f'#!/bin/sh\nexec "{sys.executable}" {arguments}"$@"\n', encoding="utf-8")
+        command.chmod(0o755)
     environment = os.environ | {
         "PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}",
         "XDG_STATE_HOME": str(tmp_path / "state"),
