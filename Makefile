@@ -8,7 +8,7 @@ ENGINES_TORCH ?= torch==2.13.0+cpu --extra-index-url https://download.pytorch.or
 PIP_FLAGS := --disable-pip-version-check --quiet --constraint constraints.txt
 CHECKED := src tests examples benchmarks
 
-.PHONY: serve test test-slow test-engines check format lint types layers api bench transcript fleet-router cascade-proof coverage constraints clean
+.PHONY: serve test test-slow fuzz test-engines check format lint types layers api bench transcript fleet-router cascade-proof coverage constraints clean
 
 serve: .venv/.ready  ## start the gateway on 127.0.0.1:8080 (installs first; no torch)
 	.venv/bin/thinkroute serve $(ARGS)
@@ -18,6 +18,9 @@ test: .venv-dev/.ready  ## install what tests need and run the default tests
 
 test-slow: .venv-dev/.ready  ## the proofs that take minutes
 	$(DEV_PYTHON) -m pytest -q -m slow $(ARGS)
+
+fuzz: .venv-dev/.ready  ## the default tests with examples drawn anew
+	$(DEV_PYTHON) -m pytest -q --hypothesis-profile=explore $(ARGS)
 
 test-engines: .venv-dev/.ready .venv-engines/.ready  ## real vLLM (and llama-server, if installed) behind the gateway
 	$(DEV_PYTHON) -m pytest -q -m engines tests/real_engines $(ARGS)

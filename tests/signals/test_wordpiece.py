@@ -3,7 +3,8 @@
 from functools import cache
 from typing import Any, cast
 
-from hypothesis import given, settings
+import pytest
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from thinkroute.signals.wordpiece import WordPiece
@@ -56,7 +57,16 @@ long_assigned = st.one_of(
 @given(st.text(long_assigned))
 @settings(max_examples=400)
 def test_any_text_is_split_as_by_the_reference(text: str) -> None:
+    assume(not any(piece in text for piece in PIECES))
     assert numbers(text) == expected(text)
+
+
+@pytest.mark.parametrize("piece", PIECES)
+def test_a_special_piece_that_somebody_typed_is_plain_text(piece: str) -> None:
+    """The reference would let a prompt speak as the tokenizer; here `[CLS]` typed is two brackets and a word."""
+    unknown = VOCABULARY.index("[UNK]")
+    inside = piece.strip("[]").lower()
+    assert numbers(piece) == [unknown, *numbers(inside), unknown]
 
 
 @given(st.text(st.sampled_from("the cats unaffable x23$-. \t\n'")))
