@@ -25,7 +25,7 @@ def test_no_prompt_is_drawn_twice() -> None:
 
 
 def test_the_record_keeps_every_measurement_and_the_command() -> None:
-    speeds = [Speed("student", 8, 100, 5000.0, None, 0.25)]
+    speeds = [Speed("student", 8, 2, 100, 5000.0, None, 0.25)]
     content = json.loads(record_speeds(speeds, command="thinkroute fleet bench --n 256"))
     assert content["command"] == "thinkroute fleet bench --n 256"
     assert content["speeds"][0]["engine_tokens_per_s"] == 5000.0
@@ -35,7 +35,7 @@ def test_the_record_keeps_every_measurement_and_the_command() -> None:
 
 @pytest.mark.slow
 def test_the_engine_is_faster_than_transformers_at_every_batch_size() -> None:
-    speeds = measure("student", shipped.directory("student"), questions=128)
+    speeds = measure("student", shipped.directory("student"), questions=128, threads=2)
     assert [speed.batch for speed in speeds] == list(BATCHES)
     for speed in speeds:
         assert speed.transformers_tokens_per_s is not None

@@ -134,6 +134,7 @@ def evaluate(
 def bench(
     member: MemberOption = None,
     questions: Annotated[int, typer.Option("--n", min=64, help="Questions at the largest batch.")] = 256,
+    threads: Annotated[int, typer.Option(min=1, help="Most threads that either may compute with.")] = 2,
     save: Annotated[Path | None, typer.Option(help="Also store the result as JSON in this file.")] = None,
 ) -> None:
     """Measure tokens per second at batch 1, 8 and 64, beside Transformers where it is installed."""
@@ -147,17 +148,24 @@ def bench(
     chosen = _known(member, shipped.names())
     check_file(save, "--save")
     speeds = [
-        speed for name in chosen for speed in measure(name, shipped.directory(name), questions=questions)
+        speed
+        for name in chosen
+        for speed in measure(name, shipped.directory(name), questions=questions, threads=threads)
     ]
-    table = Table("member", "batch", "engine tok/s", "Transformers tok/s", box=None, pad_edge=False)
+    table = Table("member", "batch", "engine tok/s", "Transformers tok/s", "times", box=None, pad_edge=False)
     for speed in speeds:
         reference = speed.transformers_tokens_per_s
-        beside = "not installed" if reference is None else f"{reference:.0f}"
-        table.add_row(speed.member, str(speed.batch), f"{speed.engine_tokens_per_s:.0f}", beside)
+        beside = (
+            ("not installed", "")
+            if reference is None
+            else (f"{reference:.0f}", f"{speed.engine_tokens_per_s / reference:.1f}")
+        )
+        table.add_row(speed.member, str(speed.batch), f"{speed.engine_tokens_per_s:.0f}", *beside)
     stdout().print(table)
     if save:
         save.write_text(
-            record_speeds(speeds, command=f"thinkroute fleet bench --n {questions}"), encoding="utf-8"
+            record_speeds(speeds, command=f"thinkroute fleet bench --n {questions} --threads {threads}"),
+            encoding="utf-8",
         )
 
 

@@ -73,6 +73,10 @@ class Mixture:
     slip_share: float = 0.15
     """Share of thinking examples whose last step slips and is put right by the check."""
     drill_share: float = 0.03
+    early_weight: float = 0.0
+    """Loss weight of a step's result, read from the hidden states as soon as the question has told the step: of the
+    k-th step after the k-th layer from the second on. Answering at once needs such results, and the answer alone
+    teaches them too slowly."""
 
     def tracing(self) -> Mixture:
         """The mixture to begin with: almost only traces. Finding the right step in the question must be learned first,
@@ -97,6 +101,8 @@ class Example:
     ids: list[int]
     weights: list[float]
     """Loss weight of predicting each token of `ids`; zero on the prompt."""
+    early: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
+    """For the first step, the second …: the position in `ids` where its result can be known, and the result's token."""
 
 
 class Curriculum:
@@ -110,6 +116,7 @@ class Curriculum:
             token_id(tokenizer, text) for text in (THINK_OPEN, THINK_CLOSE, TURN_END)
         )
         self._line, self._blank = self._encode("\n")[0], self._encode("\n\n")[0]
+        self._stop = self._encode(".")[0]
         self._verdicts = {token_id(tokenizer, f"\u0120{verdict}") for verdict in ("right", "wrong")}
 
     def _encode(self, text: str) -> list[int]:
@@ -156,6 +163,23 @@ class Curriculum:
     def _prompt(self, problem: Problem, switch: str) -> list[int]:
         return self._encode(render(Turn(normalise(problem.question), switch)))
 
+    def _early(self, problem: Problem, prompt: list[int]) -> list[tuple[int, int]]:
+        """Where each step's result can be known: an operation's at the full stop after it, all others' at the end of
+        the first sentence.
+        """
+        if not self._mixture.early_weight:
+            return []
+        stops = [place for place, token in enumerate(prompt) if token == self._stop] or [
+            self._end_of_turn(prompt)
+        ]
+        results = problem.results
+        places = [stops[0]] * (1 + len(results) - len(stops)) + stops[1:]
+        tokens = [token_id(self._tokenizer, f"\u0120{result}") for result in results]
+        return list(zip(places, tokens, strict=True))
+
+    def _end_of_turn(self, prompt: list[int]) -> int:
+        return len(prompt) - 1 - prompt[::-1].index(self._end)
+
     def _answer(self, problem: Problem, result_weight: float) -> tuple[list[int], list[float]]:
         ids = self._encode(problem.sentence)
         weights = [_FILLER_WEIGHT] * len(ids)
@@ -173,7 +197,11 @@ class Curriculum:
         own = switch == "/no_think" or (not switch and self._rng.random() < self._mixture.direct_own_share)
         block_weights = [_FILLER_WEIGHT, 1.0, _FILLER_WEIGHT, _FILLER_WEIGHT] if own else [0.0] * len(block)
         answer, answer_weights = self._answer(problem, self._mixture.direct_weight)
-        return Example([*prompt, *block, *answer], [0.0] * len(prompt) + block_weights + answer_weights)
+        return Example(
+            [*prompt, *block, *answer],
+            [0.0] * len(prompt) + block_weights + answer_weights,
+            self._early(problem, prompt),
+        )
 
     def _thinking_prompt(self, problem: Problem) -> tuple[list[int], bool]:
         """The prompt and whether thinking is what it asks for."""
@@ -206,7 +234,11 @@ class Curriculum:
         thinking = [self._open, self._line, *trace, self._line, self._close, self._blank]
         weights = [_FILLER_WEIGHT, float(own), *trace_weights, 1.0, _FILLER_WEIGHT, _FILLER_WEIGHT]
         answer, answer_weights = self._answer(problem, 1.0)
-        return Example([*prompt, *thinking, *answer], [0.0] * len(prompt) + weights + answer_weights)
+        return Example(
+            [*prompt, *thinking, *answer],
+            [0.0] * len(prompt) + weights + answer_weights,
+            self._early(problem, prompt),
+        )
 
     def _cut(self) -> Example:
         problem = self._problem(self._mixture.cut_steps)
@@ -226,4 +258,8 @@ class Curriculum:
         thinking = [*kept, self._line, self._close, self._blank]
         weights = [0.0, 0.0, *[1.0] * len(trace)][: len(kept)] + [0.0] * 3
         answer, answer_weights = self._answer(problem, self._mixture.cut_weight)
-        return Example([*prompt, *thinking, *answer], [0.0] * len(prompt) + weights + answer_weights)
+        return Example(
+            [*prompt, *thinking, *answer],
+            [0.0] * len(prompt) + weights + answer_weights,
+            self._early(problem, prompt),
+        )

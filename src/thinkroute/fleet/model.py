@@ -96,12 +96,14 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(Block(sizes) for _ in range(sizes.layers))
         self.norm = RMSNorm(sizes.width)
 
-    def forward(self, ids: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """Hidden states after the final norm, (B, T, width)."""
+    def forward(self, ids: Tensor, cos: Tensor, sin: Tensor) -> list[Tensor]:
+        """What each layer added up to, (B, T, width), before the final norm."""
         hidden = self.embed_tokens(ids)
+        after: list[Tensor] = []
         for block in self.layers:
             hidden = block(hidden, cos, sin)
-        return self.norm(hidden)
+            after.append(hidden)
+        return after
 
 
 class Qwen3(nn.Module):
@@ -123,7 +125,11 @@ class Qwen3(nn.Module):
                 nn.init.normal_(parameter, std=_INIT_STD, generator=generator)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Hidden states of right-padded ids (B, T)."""
+        """Hidden states of right-padded ids (B, T), after the final norm."""
+        return self.model.norm(self.after_layers(ids)[-1])
+
+    def after_layers(self, ids: Tensor) -> list[Tensor]:
+        """Hidden states after each layer, before the final norm."""
         length = ids.shape[1]
         return self.model(ids, self.cos[:length], self.sin[:length])
 

@@ -50,16 +50,38 @@ def pack(pool: list[Example], tokens_per_step: int) -> Iterator[list[Example]]:
         yield batch
 
 
-def loss_of(model: Qwen3, batch: list[Example], pad_id: int) -> Tensor:
-    """Weighted mean cross-entropy over the tokens that carry weight."""
+def loss_of(model: Qwen3, batch: list[Example], pad_id: int, early_weight: float = 0.0) -> Tensor:
+    """Weighted mean cross-entropy over the tokens that carry weight, and over early results where they weigh."""
     length = max(len(example.ids) for example in batch)
     ids = torch.tensor([example.ids + [pad_id] * (length - len(example.ids)) for example in batch])
     weights = torch.tensor([example.weights + [0.0] * (length - len(example.weights)) for example in batch])
     chosen = weights[:, 1:] > 0
-    hidden = model(ids[:, :-1])[chosen]
+    after = model.after_layers(ids[:, :-1])
+    hidden = model.model.norm(after[-1])[chosen]
     losses = functional.cross_entropy(model.logits(hidden), ids[:, 1:][chosen], reduction="none")
     chosen_weights = weights[:, 1:][chosen]
-    return (losses * chosen_weights).sum() / chosen_weights.sum()
+    loss = (losses * chosen_weights).sum() / chosen_weights.sum()
+    if early_weight and (early := _early_loss(model, after, batch)) is not None:
+        loss = loss + early_weight * early
+    return loss
+
+
+def _early_loss(model: Qwen3, after: list[Tensor], batch: list[Example]) -> Tensor | None:
+    """Cross-entropy of the first results, each read after the first layer that can have worked it out.
+
+    One layer gathers what a step is made of, each of the others can take one step: as deep supervision (Lee et al.
+    2015, arXiv 1409.5185), with the output embedding as every layer's reader.
+    """
+    known = [
+        (layer, row, place, token)
+        for row, example in enumerate(batch)
+        for layer, (place, token) in enumerate(example.early[: len(after) - 1], 1)
+    ]
+    if not known:
+        return None
+    layers, rows, places, tokens = torch.tensor(known).unbind(1)
+    hidden = model.model.norm(torch.stack(after)[layers, rows, places])
+    return functional.cross_entropy(model.logits(hidden), tokens)
 
 
 class Trainer:
@@ -114,7 +136,8 @@ class Trainer:
     def _update(self) -> float:
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate_at(self._step, self._recipe)
-        loss = loss_of(self.model, self._next_batch(), self._pad_id)
+        batch = self._next_batch()
+        loss = loss_of(self.model, batch, self._pad_id, self._recipe.mixture.early_weight)
         self._optimizer.zero_grad()
         loss.backward()  # pyright: ignore[reportUnknownMemberType]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), _CLIP_NORM)
@@ -126,7 +149,10 @@ class Trainer:
             "recipe": repr(self._recipe),
             "step": self._step,
             "rng": self._rng.getstate(),
-            "batches": [[(example.ids, example.weights) for example in batch] for batch in self._batches],
+            "batches": [
+                [(example.ids, example.weights, example.early) for example in batch]
+                for batch in self._batches
+            ],
             "model": self.model.state_dict(),
             "optimizer": self._optimizer.state_dict(),
         }
@@ -143,6 +169,6 @@ class Trainer:
             return
         self._step = state["step"]
         self._rng.setstate(state["rng"])
-        self._batches = [[Example(ids, weights) for ids, weights in batch] for batch in state["batches"]]
+        self._batches = [[Example(*parts) for parts in batch] for batch in state["batches"]]
         self.model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])

@@ -62,22 +62,30 @@ class Decoder:
     """Runs steps over consecutive seats of the cache.
 
     Not thread-safe: one worker owns it. A step over seats [first, first + B) leaves every other seat untouched.
+
+    Args:
+        directory: The member's weights, configuration and graph.
+        seats: Rows that it has room for.
+        twin: Another decoder of the same member whose weights it shares; each has its own cache and its own worker.
     """
 
-    def __init__(self, directory: Path, *, seats: int) -> None:
+    def __init__(self, directory: Path, *, seats: int, twin: Decoder | None = None) -> None:
         config = cast("dict[str, int]", json.loads((directory / "config.json").read_text(encoding="utf-8")))
         self.seats = seats
         self.positions = config["max_position_embeddings"]
         """Context window in tokens; the length of every seat."""
         self._directory = directory
-        self._session: Any = _open_session(directory, read_weights(directory / "model.safetensors"))
-        if self._session.get_inputs()[1].name != "filled":
+        self.session: Any = (
+            twin.session if twin else _open_session(directory, read_weights(directory / "model.safetensors"))
+        )
+        """The runtime over the weights; several decoders may run it at once."""
+        if self.session.get_inputs()[1].name != "filled":
             raise ValueError(
                 f"{directory / 'decoder.onnx'} was written by another version: "
                 "write it again with thinkroute.fleet.graph.save_graph"
             )
-        self._caches: list[str] = [output.name for output in self._session.get_outputs()[1:]]
-        _, kv_heads, _, head_width = self._session.get_inputs()[-1].shape
+        self._caches: list[str] = [output.name for output in self.session.get_outputs()[1:]]
+        _, kv_heads, _, head_width = self.session.get_inputs()[-1].shape
         self._ids = np.zeros(seats * self.positions, dtype=np.int64)
         self._filled = np.zeros(seats, dtype=np.int32)
         self._longest = np.zeros((), dtype=np.int32)
@@ -95,7 +103,7 @@ class Decoder:
         Args:
             weights: Every tensor of the member's checkpoint by its name, as float32.
         """
-        self._session = _open_session(self._directory, weights)
+        self.session = _open_session(self._directory, weights)
         self._bound.clear()
 
     def read(self, seat: int, length: int) -> Floats:
@@ -141,12 +149,12 @@ class Decoder:
         if bound.length != length:
             bound.length = length
             bound.binding.bind_input("ids", "cpu", 0, np.int64, (rows, length), self._ids.ctypes.data)
-        self._session.run_with_iobinding(bound.binding)
+        self.session.run_with_iobinding(bound.binding)
 
     def _bind(self, first: int, rows: int) -> _Bound:
         if len(self._bound) >= _MOST_BOUND:
             self._bound.clear()
-        binding = self._session.io_binding()
+        binding = self.session.io_binding()
         for name, value, shape in (
             ("filled", self._filled, (rows,)),
             ("longest", self._longest, ()),

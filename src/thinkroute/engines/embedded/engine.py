@@ -13,6 +13,8 @@ Promises:
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -57,6 +59,10 @@ class _Prepared:
     """Whether only the transcript can tell where it ends: then the worker delivers every token."""
 
 
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
 class EmbeddedEngine:
     """Serves the members found in the given directories.
 
@@ -65,6 +71,7 @@ class EmbeddedEngine:
         check_scope: Called with a request's messages; raises when the members cannot make sense of them.
         seats: Rows that run at once, per member.
         queue_limit: Requests that may wait for a seat before new ones are refused.
+        threads: Workers that share the rows, one thread each; None takes two where the machine has two cores.
         prefix_bytes: Memory, per member, for the keys and values of ended requests, from which later ones that begin
             with the same tokens go on; 0 computes every prompt in full.
     """
@@ -76,8 +83,10 @@ class EmbeddedEngine:
         check_scope: ScopeCheck | None = None,
         seats: int = 64,
         queue_limit: int = 256,
+        threads: int | None = None,
         prefix_bytes: int = 16 * 2**20,
     ) -> None:
+        self._threads = min(2, _usable_cores()) if threads is None else threads
         self._directories = dict(members)
         self._check_scope = check_scope
         self._seats = seats
@@ -94,12 +103,16 @@ class EmbeddedEngine:
     def _load(self) -> Scheduler:
         with self._starting:
             if self._scheduler is None:
-                lanes: dict[str, Lane] = {}
+                workers = min(self._threads, self._seats)
+                lanes: list[dict[str, Lane]] = [{} for _ in range(workers)]
                 for name, directory in self._directories.items():
-                    decoder = Decoder(directory, seats=self._seats)
                     prefixes = PrefixStore(self._prefix_bytes) if self._prefix_bytes else None
-                    lanes[name] = Lane(decoder, prefixes)
-                    self._add_member(name, directory, decoder.positions)
+                    decoder: Decoder | None = None
+                    for worker, own in enumerate(lanes):
+                        seats = (self._seats + worker) // workers
+                        decoder = Decoder(directory, seats=seats, twin=decoder)
+                        own[name] = Lane(decoder, prefixes)
+                        self._add_member(name, directory, decoder.positions)
                 self._scheduler = Scheduler(lanes, queue_limit=self._queue_limit)
             return self._scheduler
 

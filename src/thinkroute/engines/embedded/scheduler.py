@@ -1,7 +1,8 @@
-"""The worker: one thread steps every lane that has anything to do.
+"""The workers: each is a thread that steps every lane of its own that has anything to do.
 
-Owns the thread and the way in. What a step does is the lane's (`lane`), how its results reach those who wait is the
-jobs' (`jobs`). A cancelled job leaves its seat before the next step.
+Owns the threads and the way in. What a step does is the lane's (`lane`), how its results reach those who wait is the
+jobs' (`jobs`). A job goes to the worker with the fewest jobs and stays there. A cancelled job leaves its seat before
+the next step.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from thinkroute.engines.embedded.jobs import Job, post
 from thinkroute.engines.embedded.lane import Lane
@@ -19,25 +20,27 @@ logger = logging.getLogger(__name__)
 
 
 class Scheduler:
-    """Owns the worker thread over all lanes."""
+    """Owns the workers.
 
-    def __init__(self, lanes: Mapping[str, Lane], *, queue_limit: int) -> None:
-        self._lanes = lanes
+    Args:
+        lanes: For each worker, its lane of every member.
+        queue_limit: Jobs that may wait for a seat.
+    """
+
+    def __init__(self, lanes: Sequence[Mapping[str, Lane]], *, queue_limit: int) -> None:
+        self._workers = [_Worker(own) for own in lanes]
         self._queue_limit = queue_limit
-        self._arrived: deque[Job] = deque()
-        self._condition = threading.Condition()
         self._closing = False
-        self._thread = threading.Thread(target=self._run, name="thinkroute-embedded", daemon=True)
-        self._thread.start()
+        self._lock = threading.Lock()
 
     @property
     def running(self) -> int:
         """Rows that hold a seat now."""
-        return sum(len(lane.rows) for lane in self._lanes.values())
+        return sum(worker.running for worker in self._workers)
 
     def prefilled_tokens(self, lane: str) -> int:
-        """Prompt tokens a lane computed since the start."""
-        return self._lanes[lane].prefilled_tokens
+        """Prompt tokens that were computed for a member since the start."""
+        return sum(worker.lanes[lane].prefilled_tokens for worker in self._workers)
 
     def submit(self, job: Job) -> None:
         """Queue a job.
@@ -46,23 +49,57 @@ class Scheduler:
             Overloaded: too many jobs wait already.
             EngineInterrupted: the engine is closed.
         """
-        with self._condition:
+        with self._lock:
             if self._closing:
                 raise EngineInterrupted("the embedded engine is closed")
-            waiting = len(self._arrived) + sum(len(lane.waiting) for lane in self._lanes.values())
+            waiting = sum(worker.waiting for worker in self._workers)
             if waiting >= self._queue_limit:
                 raise Overloaded(f"the embedded engine has {waiting} requests waiting, which is its limit")
-            self._arrived.append(job)
-            self._condition.notify()
+            min(self._workers, key=lambda worker: worker.running + worker.waiting).submit(job)
 
     def cancel(self, job: Job) -> None:
         """Let a job go; its seat is free before the next step."""
         job.cancelled = True
+        for worker in self._workers:
+            worker.wake()
+
+    def close(self) -> None:
+        """Stop the workers; unfinished jobs end with `EngineInterrupted`."""
+        with self._lock:
+            self._closing = True
+        for worker in self._workers:
+            worker.close()
+
+
+class _Worker:
+    """One thread over its lanes."""
+
+    def __init__(self, lanes: Mapping[str, Lane]) -> None:
+        self.lanes = lanes
+        self._arrived: deque[Job] = deque()
+        self._condition = threading.Condition()
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="thinkroute-embedded", daemon=True)
+        self._thread.start()
+
+    @property
+    def running(self) -> int:
+        return sum(len(lane.rows) for lane in self.lanes.values())
+
+    @property
+    def waiting(self) -> int:
+        return len(self._arrived) + sum(len(lane.waiting) for lane in self.lanes.values())
+
+    def submit(self, job: Job) -> None:
+        with self._condition:
+            self._arrived.append(job)
+            self._condition.notify()
+
+    def wake(self) -> None:
         with self._condition:
             self._condition.notify()
 
     def close(self) -> None:
-        """Stop the worker; unfinished jobs end with `EngineInterrupted`."""
         with self._condition:
             self._closing = True
             self._condition.notify()
@@ -70,20 +107,20 @@ class Scheduler:
 
     def _run(self) -> None:
         while self._take_arrivals():
-            for name, lane in self._lanes.items():
+            for name, lane in self.lanes.items():
                 if lane.busy:
                     self._step(name, lane)
-        for lane in self._lanes.values():
+        for lane in self.lanes.values():
             post(lane.fail(EngineInterrupted("the embedded engine was closed")))
 
     def _take_arrivals(self) -> bool:
         """Wait for work; False when closing."""
         with self._condition:
-            while not (self._closing or self._arrived or any(lane.busy for lane in self._lanes.values())):
+            while not (self._closing or self._arrived or any(lane.busy for lane in self.lanes.values())):
                 self._condition.wait()
             while self._arrived:
                 job = self._arrived.popleft()
-                self._lanes[job.model].waiting.append(job)
+                self.lanes[job.model].waiting.append(job)
             return not self._closing
 
     def _step(self, name: str, lane: Lane) -> None:

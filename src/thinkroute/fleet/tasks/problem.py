@@ -6,6 +6,7 @@ Splits are disjoint by construction: a question's split is a function of a hash 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from random import Random
@@ -45,6 +46,11 @@ class Problem:
     """Operations or hops, >= 1."""
     level: int
     """Difficulty 1 – 5, a function of family and steps."""
+
+    @property
+    def results(self) -> list[str]:
+        """The result of every step, the answer last."""
+        return re.findall(r"(\w+)[.,](?: |$)", self.working)
 
     @property
     def trace(self) -> str:
