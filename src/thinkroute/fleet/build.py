@@ -21,6 +21,7 @@ def build_member(
     questions: int,
     command: str,
     progress: Progress,
+    threads: int = 1,
     measuring: evaluate.Progress = lambda what, done, total: None,
 ) -> Report:
     """Train a member (or finish an interrupted run), write it to `directory` and measure it there.
@@ -32,10 +33,11 @@ def build_member(
         questions: Evaluation questions per family and level for the card.
         command: How it was called, for the card.
         progress: Called as training goes on.
+        threads: Of torch; the shipped weights come from one.
         measuring: Called as the evaluation for the card goes on.
     """
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    model = Trainer(recipe, checkpoint).run(progress)
+    model = Trainer(recipe, checkpoint).run(progress, threads=threads)
     export_member(recipe, model.state_dict(), directory)
     members = {recipe.name: directory}
     report = asyncio.run(evaluate.evaluate(members, questions=questions, seed=0, progress=measuring))

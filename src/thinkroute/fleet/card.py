@@ -38,7 +38,7 @@ nonsense, which is why the gateway refuses such questions.
 
 ## How it was made
 
-`{command}` (seed {seed}, {steps:,} steps of about {tokens:,} tokens, one CPU thread, AdamW, peak learning rate
+`{command}` (seed {seed}, {steps:,} steps of about {tokens:,} tokens, AdamW, peak learning rate
 {rate:g}). Weights are stored in bfloat16; compute in float32.
 
 {modes}

@@ -96,11 +96,11 @@ RECIPES = {
             mixture=_expert(("times", *_PEOPLE), operators=1.0),
         ),
         Recipe(
-            "base", 96, 4, 4, 2, 32, 288, steps=11_000, learning_rate=2.5e-3, seed=13, tracing_share=0.33, constant_share=0.55,
+            "base", 96, 4, 4, 2, 32, 288, steps=11_500, learning_rate=2.5e-3, seed=13, tracing_share=0.45, constant_share=0.58,
             mixture=Mixture(
                 unknown=_RARE, families={**_ALL, "operators": 0.1}, switches=False, checks=2,
-                direct_share=0.5, direct_steps=(1, 2, 2, 2, 2, 2, 3, 3, 3, 4), direct_own_share=0.07,
-                cut_share=0.22, cut_steps=(1, 1, 2, 2, 2, 3, 3, 4, 5, 6), drill_share=0.05, early_weight=0.5,
+                direct_share=0.34, direct_steps=(1, 2, 2, 2, 3, 3, 3, 4), direct_own_share=0.1,
+                cut_share=0.2, cut_steps=(1, 1, 2, 2, 2, 3, 3, 4, 5, 6), drill_share=0.04, early_weight=0.4,
             ),
         ),
         Recipe(

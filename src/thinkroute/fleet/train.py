@@ -118,9 +118,9 @@ class Trainer:
             self._rng.shuffle(self._batches)
         return self._batches.pop()
 
-    def run(self, progress: Progress) -> Qwen3:
-        """Train to the end of the recipe and return the model."""
-        torch.set_num_threads(1)
+    def run(self, progress: Progress, *, threads: int = 1) -> Qwen3:
+        """Train to the end of the recipe and return the model; another number of threads rounds differently."""
+        torch.set_num_threads(threads)
         self._resume()
         recent = 0.0
         while self._step < self._recipe.steps:
