@@ -87,6 +87,7 @@ class Mixture:
             direct_share=0.12,
             cut_share=0.08,
             drill_share=0.15,
+            early_weight=0.0,
             direct_steps=(1, 1, 2),
             short_share=0.25,
             cut_weight=1.5,

@@ -137,7 +137,7 @@ class Trainer:
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate_at(self._step, self._recipe)
         batch = self._next_batch()
-        loss = loss_of(self.model, batch, self._pad_id, self._recipe.mixture.early_weight)
+        loss = loss_of(self.model, batch, self._pad_id, self._recipe.mixture_at(self._step).early_weight)
         self._optimizer.zero_grad()
         loss.backward()  # pyright: ignore[reportUnknownMemberType]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), _CLIP_NORM)
