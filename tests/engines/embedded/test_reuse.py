@@ -23,7 +23,8 @@ CLOSE = "\n</think>\n\n"
 
 @asynccontextmanager
 async def engine_with(prefix_bytes: int, seats: int = 64) -> AsyncGenerator[EmbeddedEngine]:
-    engine = EmbeddedEngine(MEMBERS, prefix_bytes=prefix_bytes, seats=seats)
+    # one worker: rows lend to each other within one, and what two share is tested beside them (test_workers)
+    engine = EmbeddedEngine(MEMBERS, prefix_bytes=prefix_bytes, seats=seats, threads=1)
     await engine.start()
     yield engine
     await engine.aclose()
