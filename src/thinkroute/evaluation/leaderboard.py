@@ -24,6 +24,7 @@ from thinkroute.evaluation.bench import Bench, bench_of, pooled, replay_into
 from thinkroute.evaluation.frontier import costs_of, dial
 from thinkroute.evaluation.judge import Judge, Replays
 from thinkroute.evaluation.prompt_length import fit_prompt_length
+from thinkroute.evaluation.remember import RememberingEncoder
 from thinkroute.evaluation.scores import Leaderboard, NotJudged
 from thinkroute.evaluation.splits import Fold, SplitKind, folds
 from thinkroute.routers.registry import DEFAULT_ENCODER, fit_router, router_kind
@@ -166,7 +167,8 @@ class _Run:
     def _encoder(self, bench: Bench) -> Encoder | None:
         if not any(router_kind(router).reads_text for router in self.replays):
             return None
-        return fit_encoder(self._protocol.encoder, bench.learned.texts, self._protocol.encoder_parameters)
+        encoder = fit_encoder(self._protocol.encoder, bench.learned.texts, self._protocol.encoder_parameters)
+        return RememberingEncoder(encoder)
 
     def _fit_and_replay(self, router: str, bench: Bench, encoder: Encoder | None) -> float:
         start = time.perf_counter()

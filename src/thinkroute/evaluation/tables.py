@@ -126,7 +126,7 @@ def terminal_rows(board: Leaderboard) -> list[Row]:
 
 def describe(board: Leaderboard) -> str:
     """One paragraph: what was evaluated and in which unit."""
-    folds = f"{len(board.folds)} fold{'s' if len(board.folds) != 1 else ''}"
+    folds = f"{len(board.folds)} folds" if len(board.folds) > 1 else f"1 fold ({board.folds[0]})"
     text = (
         f"{board.queries:,} queries, {len(board.arms)} arms, split `{board.split}`, {folds}, "
         f"{board.tested_rows:,} tested rows, encoder `{board.encoder}`, {board.took_s:.0f} s ({board.cpu_s:.0f} s of CPU). "
