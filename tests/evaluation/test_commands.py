@@ -237,6 +237,7 @@ def _gzip(text: str) -> bytes:
     ("arguments", "error", "words"),
     [
         (("fit", "absent.parquet", "-o", "r"), DataError, "no such file"),
+        (("fit", "TABLE", "-o", "TABLE"), ConfigError, "is a file: a router is a folder"),
         (("fit", "TABLE", "-o", "r", "--router", "oracle"), ConfigError, "unknown router 'oracle'"),
         (("fit", "TABLE", "-o", "r", "--set", "neighbours"), ConfigError, "name=value"),
         (("fit", "TABLE", "-o", "r", "--encoder", "bert"), ConfigError, "unknown encoder 'bert'"),
