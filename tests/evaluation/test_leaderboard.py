@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,8 @@ from thinkroute.evaluation.plots import plot_frontiers, plot_reliability
 from thinkroute.evaluation.remember import RememberingEncoder
 from thinkroute.evaluation.report import make_report, to_json, to_markdown, write_report
 from thinkroute.evaluation.scores import Leaderboard, Report, SharedQuestions
-from thinkroute.evaluation.tables import cut_rows, describe, detail_rows, terminal_rows
+from thinkroute.evaluation.splits import folds
+from thinkroute.evaluation.tables import cut_rows, describe, detail_rows, task_rows, terminal_rows
 from thinkroute.routers import OutcomeTable, TableRouter, constant, registry
 from thinkroute.routers.base import RouterKind
 from thinkroute.signals import fit_encoder
@@ -164,7 +166,7 @@ def test_a_report_says_how_to_get_it_again_and_reads_back(board: Leaderboard, tm
     for name in ("oracle", "task lookup", "random mixing", "**knn**", "**ridge**"):
         assert f"| {name} |" in page
     tables = [block for block in page.split("\n\n") if block.startswith("|")]
-    assert len(tables) == 2
+    assert len(tables) == 3
     assert all(len({line.count("|") for line in block.splitlines()}) == 1 for block in tables)
     assert msgspec.json.decode(numbers, type=Report, strict=False).leaderboards[0].routers[3].router == "knn"
 
@@ -336,6 +338,19 @@ def test_two_named_arms_are_judged_as_a_pair_on_a_task_nothing_was_learned_from(
     assert board.routers[0].apgr is not None
     with pytest.raises(DataError, match="no arm 'large'"):
         evaluate(world(), replace(protocol, arms=("large",)), name="world")
+
+
+def test_quality_is_told_by_task_and_its_mean_over_rows_is_the_quality(board: Leaderboard) -> None:
+    tested = np.concatenate([fold.test for fold in folds(world(), "iid", (0, 1))])
+    count = Counter(world().tasks[int(row)] for row in tested)
+    for score in board.routers:
+        assert set(score.quality_by_task) == set(SUBJECTS)
+        total = sum(score.quality_by_task[task] * count[task] for task in SUBJECTS)
+        assert total / len(tested) == pytest.approx(score.quality)
+    header, *lines = task_rows(board)
+    assert header == ("", "code", "sums", "verbs", "mean of tasks")
+    assert {len(line) for line in lines} == {5}
+    assert "Quality by task" in to_markdown(make_report([board], "thinkroute evaluate"), [])
 
 
 def test_batches_are_read_once_and_single_texts_every_time() -> None:

@@ -41,6 +41,8 @@ DETAIL_COLUMNS: Final = (
     "Opt.Acc",
 )
 """Columns of the second table: whether the first can be believed."""
+_MOST_TASKS: Final = 12
+"""With more tasks than this, quality by task is in the JSON alone."""
 _TERMINAL: Final = {
     "": "",
     "quality": "quality",
@@ -97,6 +99,20 @@ def cut_rows(board: Leaderboard) -> list[Row]:
         gain = _signed(cut.gain_over_best_single)
         limit = f"{cut.limit_bytes:,} bytes"
         rows.append((router.router, f"{cut.share:.1%}", limit, _number(cut.quality), gain, changed))
+    return rows
+
+
+def task_rows(board: Leaderboard) -> list[Row]:
+    """Header and one row per router: quality on each task, and the mean over tasks. Empty with one task, or too many."""
+    scores = [*board.baseline_routers, *board.routers]
+    tasks = list(scores[0].quality_by_task) if scores else []
+    if not 2 <= len(tasks) <= _MOST_TASKS:
+        return []
+    rows: list[Row] = [("", *tasks, "mean of tasks")]
+    for score in scores:
+        found = [score.quality_by_task[task] for task in tasks]
+        mean = sum(found) / len(found)
+        rows.append((score.router.replace("_", " "), *(f"{quality:.3f}" for quality in found), f"{mean:.4f}"))
     return rows
 
 
