@@ -50,8 +50,6 @@ from thinkroute.signals.base import Array, Encoder, Matrix, Scalar
 from thinkroute.types import Query
 
 _ENOUGH_PAIRS: Final = 10
-_LEAST_HEARD: Final = 0.02
-"""Share of a predicted difference that always counts: without it all strangers are alike, and cannot be ranked."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +82,10 @@ class GuardedKnnSettings:
     def kernel(self) -> KnnSettings:
         """What the neighbours need."""
         return KnnSettings(self.neighbours, self.bandwidth, self.prior_weight)
+
+
+_LEAST_HEARD: Final = 0.02
+"""Share of a predicted difference that always counts: without it all strangers are alike, and cannot be ranked."""
 
 
 @dataclass(frozen=True)
@@ -162,11 +164,10 @@ class GuardedKnnRouter(TableRouter):
         extra_A = shift_A - reference
         threshold_A = self.settings.z * unseen * doubt * self._spread.pair_noise_A
         believed_A = np.abs(extra_A) - threshold_A
-        np.maximum(believed_A, 0.0, out=believed_A)
+        np.maximum(believed_A, _LEAST_HEARD * threshold_A, out=believed_A)
         # Where the threshold is 0 everything counts; adding the smallest number keeps 0 / 0 out.
         believed_A /= threshold_A + np.finfo(np.float64).tiny
         np.minimum(believed_A, 1.0, out=believed_A)
-        np.maximum(believed_A, _LEAST_HEARD, out=believed_A)
         believed_A *= 1.0 - unseen * (1.0 - self._known.trust)
         extra_A *= believed_A
         extra_A += reference
