@@ -140,6 +140,18 @@ def test_evaluate_splits_by_new_arm_and_drops_near_duplicates(table: Path) -> No
     assert board["leakage"]["dropped"] is True
 
 
+def test_evaluate_judges_a_pair_on_a_task_nothing_was_learned_from(table: Path) -> None:
+    arguments = ("--router", "constant", "--split", "task", "--unseen", "add", "--json")
+    pair = ("--arm", "large@high", "--arm", "small@off")
+    (board,) = json.loads(run("evaluate", table, *arguments, *pair))["leaderboards"]
+    assert ([arm["arm"] for arm in board["arms"]], board["folds"]) == (
+        ["large@high", "small@off"],
+        ["without add"],
+    )
+    with pytest.raises(DataError, match="no task 'sort'"):
+        run("evaluate", table, "--router", "constant", "--split", "task", "--unseen", "sort")
+
+
 def test_a_decision_log_is_judged_without_asking_again(tmp_path: Path) -> None:
     """Half of the traffic explored: integrals need the large arm, and the log knows."""
     rng = np.random.default_rng(0)
@@ -225,6 +237,7 @@ def _gzip(text: str) -> bytes:
     ("arguments", "error", "words"),
     [
         (("fit", "absent.parquet", "-o", "r"), DataError, "no such file"),
+        (("fit", "TABLE", "-o", "TABLE"), ConfigError, "is a file: a router is a folder"),
         (("fit", "TABLE", "-o", "r", "--router", "oracle"), ConfigError, "unknown router 'oracle'"),
         (("fit", "TABLE", "-o", "r", "--set", "neighbours"), ConfigError, "name=value"),
         (("fit", "TABLE", "-o", "r", "--encoder", "bert"), ConfigError, "unknown encoder 'bert'"),

@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,12 +15,15 @@ from thinkroute.errors import ConfigError, DataError
 from thinkroute.evaluation.arena import arena_score
 from thinkroute.evaluation.leaderboard import Protocol, evaluate, fits_planned
 from thinkroute.evaluation.plots import plot_frontiers, plot_reliability
+from thinkroute.evaluation.remember import RememberingEncoder
 from thinkroute.evaluation.report import make_report, to_json, to_markdown, write_report
 from thinkroute.evaluation.scores import Leaderboard, Report, SharedQuestions
-from thinkroute.evaluation.tables import cut_rows, detail_rows, terminal_rows
+from thinkroute.evaluation.splits import folds
+from thinkroute.evaluation.tables import cut_rows, describe, detail_rows, task_rows, terminal_rows
 from thinkroute.routers import OutcomeTable, TableRouter, constant, registry
 from thinkroute.routers.base import RouterKind
-from thinkroute.signals.base import Encoder, Scalar
+from thinkroute.signals import fit_encoder
+from thinkroute.signals.base import Encoder, EncoderState, Matrix, Scalar, Vector
 
 SUBJECTS = {
     "sums": "What is the sum of {} and {}?",
@@ -162,7 +166,7 @@ def test_a_report_says_how_to_get_it_again_and_reads_back(board: Leaderboard, tm
     for name in ("oracle", "task lookup", "random mixing", "**knn**", "**ridge**"):
         assert f"| {name} |" in page
     tables = [block for block in page.split("\n\n") if block.startswith("|")]
-    assert len(tables) == 2
+    assert len(tables) == 3
     assert all(len({line.count("|") for line in block.splitlines()}) == 1 for block in tables)
     assert msgspec.json.decode(numbers, type=Report, strict=False).leaderboards[0].routers[3].router == "knn"
 
@@ -322,6 +326,57 @@ def test_every_task_is_unseen_once() -> None:
     board = evaluate(world(), replace(PROTOCOL, routers=("knn",), split="each-task"), name="world")
     assert board.folds == ["without code", "without sums", "without verbs"]
     assert board.tested_rows == board.queries
+
+
+def test_two_named_arms_are_judged_as_a_pair_on_a_task_nothing_was_learned_from() -> None:
+    protocol = replace(PROTOCOL, routers=("knn",), split="task", arms=("cheap", "dear"), unseen=("code",))
+    board = evaluate(world(), protocol, name="world")
+    assert [arm.arm for arm in board.arms] == ["cheap", "dear"]
+    assert board.folds == ["without code"]
+    assert board.tested_rows == sum(task == "code" for task in world().tasks)
+    assert "without code" in describe(board)
+    assert board.routers[0].apgr is not None
+    with pytest.raises(DataError, match="no arm 'large'"):
+        evaluate(world(), replace(protocol, arms=("large",)), name="world")
+
+
+def test_quality_is_told_by_task_and_its_mean_over_rows_is_the_quality(board: Leaderboard) -> None:
+    tested = np.concatenate([fold.test for fold in folds(world(), "iid", (0, 1))])
+    count = Counter(world().tasks[int(row)] for row in tested)
+    for score in board.routers:
+        assert set(score.quality_by_task) == set(SUBJECTS)
+        total = sum(score.quality_by_task[task] * count[task] for task in SUBJECTS)
+        assert total / len(tested) == pytest.approx(score.quality)
+    header, *lines = task_rows(board)
+    assert header == ("", "code", "sums", "verbs", "mean of tasks")
+    assert {len(line) for line in lines} == {5}
+    assert "Quality by task" in to_markdown(make_report([board], "thinkroute evaluate"), [])
+
+
+def test_batches_are_read_once_and_single_texts_every_time() -> None:
+    inner = fit_encoder("hashed_ngrams", ("one", "two", "three"), SMALL)
+    asked: list[str] = []
+
+    class Counting:
+        dimension = inner.dimension
+
+        def encode(self, text: str) -> Vector:
+            asked.append(text)
+            return inner.encode(text)
+
+        def encode_batch(self, texts: Sequence[str]) -> Matrix:
+            return np.stack([self.encode(text) for text in texts])
+
+        def state(self) -> EncoderState:
+            return inner.state()
+
+    encoder = RememberingEncoder(Counting())
+    for texts in (("one", "two", "one"), ("three", "two"), ("one",)):
+        np.testing.assert_array_equal(encoder.encode_batch(texts), inner.encode_batch(texts))
+    assert asked == ["one", "two", "three"]
+    np.testing.assert_array_equal(encoder.encode("one"), inner.encode("one"))
+    assert asked[3:] == ["one"]
+    assert (encoder.dimension, encoder.state().name) == (inner.dimension, "hashed_ngrams")
 
 
 def test_resembling_questions_are_reported_and_can_be_left_out_of_training() -> None:

@@ -133,3 +133,14 @@ def test_one_fold_a_seed_or_one_of_the_sources_own() -> None:
     assert [fold.name for fold in folds(table, "source", (0, 1))] == ["source"]
     with pytest.raises(DataError, match="several folds"):
         split(table, "arm", 0)
+
+
+def test_named_tasks_are_the_only_ones_tested_and_none_of_their_texts_is_learned() -> None:
+    table = table_of(["one", "two", "three", "Two!", "four"], ["x", "x", "y", "y", "z"])
+    (fold,) = folds(table, "task", (0, 1), unseen=["y", "z"])
+    assert (fold.train.tolist(), fold.test.tolist()) == ([0], [2, 3, 4])
+    assert fold.name == "without y, z"
+    with pytest.raises(DataError, match="no task 'gsm8k': it has x, y, z"):
+        folds(table, "task", (0,), unseen=["gsm8k"])
+    with pytest.raises(DataError, match="split 'task' alone"):
+        folds(table, "iid", (0,), unseen=["x"])

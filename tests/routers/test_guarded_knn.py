@@ -45,17 +45,23 @@ def test_far_from_every_training_query_it_is_the_best_single_arm(known_halves: O
     assert (std_QA > near_QA).all()
 
 
-def test_a_deaf_guard_leaves_every_arm_at_its_average_difference(known_halves: OutcomeTable) -> None:
-    """So that at every price the policy does what it would do with averages alone."""
+def test_a_deaf_guard_leaves_of_a_difference_what_ranks_queries_and_no_more(
+    known_halves: OutcomeTable,
+) -> None:
+    """So that at every price the policy does what it would do with averages alone, and queries keep their order."""
     points = RNG(1).uniform(0, 1, (50, 2))
-    router = fit(known_halves, z=1e6)
-    mean_QA, _ = predicted(router, points)
-    average_A = router.statistics.mean_MA[0]
-    unclipped = (mean_QA > 0.0).all(axis=1) & (mean_QA < 1.0).all(axis=1)
+    deaf_QA, free_QA = (predicted(fit(known_halves, z=z), points)[0] for z in (1e6, 0.0))
+    average_A = fit(known_halves).statistics.mean_MA[0]
+    inside = [((mean_QA > 0.0) & (mean_QA < 1.0)).all(axis=1) for mean_QA in (deaf_QA, free_QA)]
+    unclipped = inside[0] & inside[1]
     assert unclipped.sum() > 20
-    np.testing.assert_allclose(
-        (mean_QA[:, 0] - mean_QA[:, 1])[unclipped], average_A[0] - average_A[1], atol=1e-9
+    left, whole = (
+        (mean_QA[:, 0] - mean_QA[:, 1])[unclipped] - (average_A[0] - average_A[1])
+        for mean_QA in (deaf_QA, free_QA)
     )
+    np.testing.assert_allclose(left, 0.02 * whole, atol=1e-9)
+    assert np.ptp(left) > 0.0
+    assert np.abs(left).max() < 0.02
 
 
 def test_a_larger_z_leaves_the_best_single_arm_more_rarely(known_halves: OutcomeTable) -> None:

@@ -9,6 +9,7 @@ from tests.signals.tiny_bert import write_tiny_bert
 from thinkroute.errors import ConfigError, DataError
 from thinkroute.signals import Encoder, fit_encoder, restore_encoder
 from thinkroute.signals.base import Scalar
+from thinkroute.signals.structure import ScaledStructure
 
 TEXTS = ("The cat sat on the mat.", "Prove that x is 2, dogs?", "", "x", "the cats " * 40)
 
@@ -32,7 +33,7 @@ def exported(model: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def encoder(exported: Path) -> Encoder:
-    return fit_encoder("minilm", (), {"path": str(exported), "most_tokens": 32})
+    return fit_encoder("minilm", (), {"path": str(exported), "most_tokens": 32, "structure_weight": 0})
 
 
 def test_int8_vectors_lie_close_to_the_model_itself(model: Path, encoder: Encoder) -> None:
@@ -70,6 +71,18 @@ def test_saved_state_gives_the_same_vectors(encoder: Encoder) -> None:
     np.testing.assert_array_equal(again.encode("the cat"), encoder.encode("the cat"))
 
 
+def test_structure_stands_behind_the_models_vector_and_is_saved(exported: Path, encoder: Encoder) -> None:
+    both = fit_encoder("minilm", TEXTS, {"path": str(exported), "most_tokens": 32})
+    scaled = ScaledStructure(ScaledStructure.fit([text.encode() for text in TEXTS]), 0.2)
+    wanted = [np.concatenate((encoder.encode(text), scaled.of(text.encode()))) for text in TEXTS]
+    assert both.dimension == len(wanted[0])
+    np.testing.assert_array_equal(both.encode_batch(TEXTS), wanted)
+    state = both.state()
+    np.testing.assert_array_equal(restore_encoder(state).encode_batch(TEXTS), wanted)
+    with pytest.raises(DataError, match="fit again"):
+        restore_encoder(type(state)(state.name, state.parameters))
+
+
 def test_another_model_in_the_folder_is_refused_on_loading(
     exported: Path, encoder: Encoder, tmp_path: Path
 ) -> None:
@@ -89,7 +102,14 @@ def test_a_file_that_is_no_model_is_refused(exported: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"path": "/no/such/folder"}, {"path": "x", "most_tokens": 2}, {"path": "x", "colour": 1}]
+    "settings",
+    [
+        {},
+        {"path": "/no/such/folder"},
+        {"path": "x", "most_tokens": 2},
+        {"path": "x", "colour": 1},
+        {"path": "x", "structure_weight": -1},
+    ],
 )
 def test_settings_that_cannot_work_are_refused(settings: dict[str, Scalar]) -> None:
     with pytest.raises(ConfigError, match="minilm"):

@@ -52,6 +52,13 @@ def evaluate(
     shots: Annotated[
         int, typer.Option(min=0, help="With --split arm: outcomes of the new arm the fit may see.")
     ] = 0,
+    arm: Annotated[
+        list[str] | None, typer.Option("--arm", help="Judge only these arms (repeatable); two make a pair.")
+    ] = None,
+    unseen: Annotated[
+        list[str] | None,
+        typer.Option(help="With --split task: test these tasks, and learn nothing of them (repeatable)."),
+    ] = None,
     drop_near: Annotated[
         bool, typer.Option("--drop-near", help="Learn from no question that resembles a tested one.")
     ] = False,
@@ -115,10 +122,12 @@ def evaluate(
         encoder_parameters=read_settings(encoder_setting or []),
         near_duplicates="drop" if drop_near else "report",
         shots=shots,
+        arms=tuple(dict.fromkeys(arm or ())),
+        unseen=tuple(dict.fromkeys(unseen or ())),
         keep_going=every or not named,
         fit_limit_s=None if slow or not (every or not named) else fit_limit,
     )
-    loaded = _load(tables or [], data, kinds[split])
+    loaded = _load(tables or [], data, protocol)
     if together:
         loaded = {" + ".join(loaded): concat(list(loaded.values()), list(loaded))}
     boards = _judge(loaded, protocol)
@@ -137,12 +146,12 @@ def evaluate(
         out().print(f"wrote {path}", highlight=False, soft_wrap=True)
 
 
-def _load(references: list[str], data: Path | None, split: SplitKind) -> dict[str, OutcomeTable]:
-    """Tables by name. Without references: every data set that lies here and can be judged under this split."""
+def _load(references: list[str], data: Path | None, protocol: Protocol) -> dict[str, OutcomeTable]:
+    """Tables by name. Without references: every data set that lies here and can be judged under this protocol."""
     from thinkroute.cli.console import err
     from thinkroute.errors import ConfigError, DataError
     from thinkroute.evaluation.datasets import DATASETS, data_root, load_table
-    from thinkroute.evaluation.leaderboard import Protocol, fits_planned
+    from thinkroute.evaluation.leaderboard import fits_planned
 
     if references:
         loaded = {Path(reference).stem: load_table(reference, data) for reference in references}
@@ -157,7 +166,7 @@ def _load(references: list[str], data: Path | None, split: SplitKind) -> dict[st
     for name in here:
         table = load_table(name, data)
         try:
-            fits_planned(table, Protocol((), split))
+            fits_planned(table, protocol)
         except DataError as error:
             err().print(f"{name} left out: {error.message}", highlight=False, markup=False, soft_wrap=True)
         else:

@@ -47,12 +47,15 @@ def fit(
     from rich.status import Status
 
     from thinkroute.cli.console import err, out
+    from thinkroute.errors import ConfigError
     from thinkroute.evaluation.datasets import load_table
     from thinkroute.evaluation.leaderboard import Protocol
     from thinkroute.evaluation.outcomes import concat
     from thinkroute.routers import fit_router, router_kind, save_router
     from thinkroute.signals import fit_encoder
 
+    if output.exists() and not output.is_dir():
+        raise ConfigError(f"{output} is a file: a router is a folder, give --output another name")
     settings, encoder_settings = read_settings(setting or []), read_settings(encoder_setting or [])
     reads_text = router_kind(router).reads_text
     with Status("reading outcomes", console=err()) as status:

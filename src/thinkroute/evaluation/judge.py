@@ -171,7 +171,15 @@ class Judge:
             fit_s=float(np.mean(replays.fit_s)),
             predict_us=float(np.median([timing.predict_us for timing in replays.timing])),
             decide_us=float(np.median([timing.decide_us for timing in replays.timing])),
+            quality_by_task=self._by_task(top_R),
         )
+
+    def _by_task(self, quality_R: FloatArray) -> dict[str, float]:
+        rows: dict[str, list[int]] = {}
+        for row, task in enumerate(self._tested.table.tasks):
+            if task is not None:
+                rows.setdefault(task, []).append(row)
+        return {task: float(quality_R[rows[task]].mean()) for task in sorted(rows)}
 
     def _replayed(self, choice_VR: IntArray) -> tuple[FloatArray, FloatArray]:
         rows = np.arange(choice_VR.shape[1], dtype=np.intp)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -24,8 +24,9 @@ from thinkroute.evaluation.bench import Bench, bench_of, pooled, replay_into
 from thinkroute.evaluation.frontier import costs_of, dial
 from thinkroute.evaluation.judge import Judge, Replays
 from thinkroute.evaluation.prompt_length import fit_prompt_length
+from thinkroute.evaluation.remember import RememberingEncoder
 from thinkroute.evaluation.scores import Leaderboard, NotJudged
-from thinkroute.evaluation.splits import SplitKind, folds
+from thinkroute.evaluation.splits import Fold, SplitKind, folds
 from thinkroute.routers.registry import DEFAULT_ENCODER, fit_router, router_kind
 from thinkroute.routers.table import OutcomeTable
 from thinkroute.signals import fit_encoder
@@ -53,6 +54,10 @@ class Protocol:
     """What happens to learned questions that resemble tested ones: counted, or left out of training."""
     shots: int = 0
     """Split `arm`: outcomes of the new arm that the fit may see."""
+    arms: tuple[str, ...] = ()
+    """Arms that take part; none named means all."""
+    unseen: tuple[str, ...] = ()
+    """Split `task`: the tasks that are tested and not learned from; none named means a random part."""
     keep_going: bool = False
     """Whether a router that fails becomes a row with its reason. False: its error is raised."""
     fit_limit_s: float | None = None
@@ -75,11 +80,11 @@ def evaluate(
         ThinkrouteError: a router cannot be fitted, unless the protocol keeps going.
     """
     started, cpu_started = time.perf_counter(), time.process_time()
-    table = _usable(table)
+    table = _usable(table, protocol.arms)
     costs = costs_of(table)
     cost_QA = np.zeros_like(table.quality_QA) if costs is None else costs.cost_QA
     pairs = leakage.alike(table.texts)
-    parts = folds(table, protocol.split, protocol.seeds, protocol.test_share)
+    parts = _folds(table, protocol)
     if protocol.near_duplicates == "drop":
         parts = [leakage.without_leaks(fold, pairs, len(table)) for fold in parts]
     found = leakage.audit(table, parts, pairs, dropped=protocol.near_duplicates == "drop")
@@ -123,9 +128,11 @@ def evaluate(
 
 def fits_planned(table: OutcomeTable, protocol: Protocol) -> int:
     """How many fits an evaluation will make; `progress` is called that often, less for routers that drop out."""
-    return len(folds(_usable(table), protocol.split, protocol.seeds, protocol.test_share)) * len(
-        protocol.routers
-    )
+    return len(_folds(_usable(table, protocol.arms), protocol)) * len(protocol.routers)
+
+
+def _folds(table: OutcomeTable, protocol: Protocol) -> list[Fold]:
+    return folds(table, protocol.split, protocol.seeds, protocol.test_share, protocol.unseen)
 
 
 class _Run:
@@ -160,7 +167,8 @@ class _Run:
     def _encoder(self, bench: Bench) -> Encoder | None:
         if not any(router_kind(router).reads_text for router in self.replays):
             return None
-        return fit_encoder(self._protocol.encoder, bench.learned.texts, self._protocol.encoder_parameters)
+        encoder = fit_encoder(self._protocol.encoder, bench.learned.texts, self._protocol.encoder_parameters)
+        return RememberingEncoder(encoder)
 
     def _fit_and_replay(self, router: str, bench: Bench, encoder: Encoder | None) -> float:
         start = time.perf_counter()
@@ -178,7 +186,9 @@ def _reason(error: Exception) -> str:
     return str(error) if isinstance(error, ThinkrouteError) else f"{type(error).__name__}: {error}"
 
 
-def _usable(table: OutcomeTable) -> OutcomeTable:
+def _usable(table: OutcomeTable, wanted: Sequence[str]) -> OutcomeTable:
+    if wanted:
+        table = table.select_arms(wanted)
     graded_QA = ~np.isnan(table.quality_QA)
     arms = [table.arms[int(arm)] for arm in np.flatnonzero(graded_QA.sum(axis=0))]
     if len(arms) < 2:

@@ -15,7 +15,14 @@ from pathlib import Path
 import msgspec
 
 from thinkroute.evaluation.scores import Leaderboard, Origin, Report, SharedQuestions
-from thinkroute.evaluation.tables import cut_rows, describe, describe_leakage, detail_rows, leaderboard_rows
+from thinkroute.evaluation.tables import (
+    cut_rows,
+    describe,
+    describe_leakage,
+    detail_rows,
+    leaderboard_rows,
+    task_rows,
+)
 
 
 def make_report(
@@ -77,6 +84,8 @@ def _board(board: Leaderboard) -> list[str]:
     parts = [describe(board), markdown_table(leaderboard_rows(board))]
     parts += [f"Not judged: `{dropped.router}`: {dropped.reason}." for dropped in board.not_judged]
     parts += [describe_leakage(board), markdown_table(detail_rows(board))]
+    if by_task := task_rows(board):
+        parts += ["Quality by task, where quality alone counts:", markdown_table(by_task)]
     cut = cut_rows(board)
     if len(cut) > 1:
         parts += ["Prompts that the encoder did not read to the end:", markdown_table(cut)]

@@ -186,6 +186,8 @@ class RouterScore(msgspec.Struct, frozen=True, kw_only=True):
     """Median microseconds of one prediction for all arms, on the machine that evaluated."""
     decide_us: float
     """Median microseconds from text to decision: that prediction, and the policy's choice."""
+    quality_by_task: dict[str, float] = msgspec.field(default_factory=dict[str, float])
+    """Mean quality at an infinite value on the rows of each task label; empty without labels."""
 
 
 class NotJudged(msgspec.Struct, frozen=True):

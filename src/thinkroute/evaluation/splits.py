@@ -56,15 +56,23 @@ def text_groups(table: OutcomeTable) -> IntArray:
     return np.array([number.setdefault(normalise(text), len(number)) for text in table.texts], dtype=np.intp)
 
 
-def folds(table: OutcomeTable, kind: SplitKind, seeds: Sequence[int], test_share: float = 0.3) -> list[Fold]:
+def folds(
+    table: OutcomeTable,
+    kind: SplitKind,
+    seeds: Sequence[int],
+    test_share: float = 0.3,
+    unseen: Sequence[str] = (),
+) -> list[Fold]:
     """Every fit and test of a protocol.
 
     `iid` and `task` give one fold a seed, `each-task` one a task or group of tasks (grouped by the first seed), `arm`
-    one an arm and seed, `source` one.
+    one an arm and seed, `source` one; `task` with `unseen` tasks named gives one, in which these are tested.
 
     Raises:
         DataError: the table cannot be split this way (fewer than two tasks, no source split, too few rows).
     """
+    if unseen:
+        return [_named_tasks(table, kind, unseen, seeds[0])]
     if kind == "source":
         return [Fold("source", *split(table, kind, seeds[0], test_share), seeds[0])]
     if kind == "each-task":
@@ -139,6 +147,17 @@ def _unseen_tasks(table: OutcomeTable, seed: int, share: float) -> NDArray[np.bo
     count = min(max(round(len(tasks) * share), 1), len(tasks) - 1)
     held_out = [tasks[int(index)] for index in order[:count]]
     return np.array([task in held_out for task in table.tasks], dtype=np.bool_)
+
+
+def _named_tasks(table: OutcomeTable, kind: SplitKind, unseen: Sequence[str], seed: int) -> Fold:
+    if kind != "task":
+        raise DataError(f"unseen tasks can be named with split 'task' alone, not with {kind!r}")
+    known = _tasks(table)
+    unknown = [task for task in unseen if task not in known]
+    if unknown:
+        raise DataError(f"the table has no task {unknown[0]!r}: it has {', '.join(known)}")
+    test_Q = np.array([task in unseen for task in table.tasks], dtype=np.bool_)
+    return Fold(f"without {', '.join(unseen)}", *_apart(table, test_Q, kind), seed)
 
 
 def _task_groups(table: OutcomeTable, seed: int) -> list[tuple[str, NDArray[np.bool_]]]:

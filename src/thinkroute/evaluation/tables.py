@@ -41,6 +41,8 @@ DETAIL_COLUMNS: Final = (
     "Opt.Acc",
 )
 """Columns of the second table: whether the first can be believed."""
+_MOST_TASKS: Final = 12
+"""With more tasks than this, quality by task is in the JSON alone."""
 _TERMINAL: Final = {
     "": "",
     "quality": "quality",
@@ -100,6 +102,20 @@ def cut_rows(board: Leaderboard) -> list[Row]:
     return rows
 
 
+def task_rows(board: Leaderboard) -> list[Row]:
+    """Header and one row per router: quality on each task, and the mean over tasks. Empty with one task, or too many."""
+    scores = [*board.baseline_routers, *board.routers]
+    tasks = list(scores[0].quality_by_task) if scores else []
+    if not 2 <= len(tasks) <= _MOST_TASKS:
+        return []
+    rows: list[Row] = [("", *tasks, "mean of tasks")]
+    for score in scores:
+        found = [score.quality_by_task[task] for task in tasks]
+        mean = sum(found) / len(found)
+        rows.append((score.router.replace("_", " "), *(f"{quality:.3f}" for quality in found), f"{mean:.4f}"))
+    return rows
+
+
 def terminal_rows(board: Leaderboard) -> list[Row]:
     """What fits 80 columns: fewer columns, an interval of one only. Markdown and JSON have it all."""
     header, *rows = leaderboard_rows(board)
@@ -126,7 +142,7 @@ def terminal_rows(board: Leaderboard) -> list[Row]:
 
 def describe(board: Leaderboard) -> str:
     """One paragraph: what was evaluated and in which unit."""
-    folds = f"{len(board.folds)} fold{'s' if len(board.folds) != 1 else ''}"
+    folds = f"{len(board.folds)} folds" if len(board.folds) > 1 else f"1 fold ({board.folds[0]})"
     text = (
         f"{board.queries:,} queries, {len(board.arms)} arms, split `{board.split}`, {folds}, "
         f"{board.tested_rows:,} tested rows, encoder `{board.encoder}`, {board.took_s:.0f} s ({board.cpu_s:.0f} s of CPU). "

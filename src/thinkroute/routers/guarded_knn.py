@@ -5,13 +5,14 @@ queries (`neighbours`) and kernel regression on landmarks (`landmarks`). Both re
 training queries. Then the guard: with r the best single arm, Δ_a the average difference of arm a to r and δ_a(x) the
 predicted one, what is new about this query is e = δ_a(x) − Δ_a, and
 
-    quality_a = quality_r + Δ_a + g(|e| / (z·u·s_a)) · (1 − u + u·t) · e,   g rising from 0 at 1 to 1 at 2,
+    quality_a = quality_r + Δ_a + g(|e| / (z·u·s_a)) · (1 − u + u·t) · e,   g rising from .02 at 1 to 1 at 2,
 
 with u the probability that the query is of a kind never seen in training (`territory`), t the share of a predicted
 difference that turned out true for training queries whose whole kind had been left out, and s_a the standard deviation
 of the paired difference: noise of y_a − y_r over the same queries, times how little the data say at x. So among its like
 a query gets what the neighbours say; in unknown territory every arm differs from r by its average difference, and the
-policy does what it would do with averages alone, at every price: the best single arm at the price in force. z is the
+policy does what it would do with averages alone, at every price: the best single arm at the price in force. What is
+left of a difference there is too little to choose by, but keeps queries in order (which of them gain most). z is the
 knob between the two promises: 0 believes every prediction, larger leaves the best single arm more rarely.
 
 Settings left open are chosen by squared error on queries left out one by one. Kinds are task labels where the table
@@ -81,6 +82,10 @@ class GuardedKnnSettings:
     def kernel(self) -> KnnSettings:
         """What the neighbours need."""
         return KnnSettings(self.neighbours, self.bandwidth, self.prior_weight)
+
+
+_LEAST_HEARD: Final = 0.02
+"""Share of a predicted difference that always counts: without it all strangers are alike, and cannot be ranked."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +164,7 @@ class GuardedKnnRouter(TableRouter):
         extra_A = shift_A - reference
         threshold_A = self.settings.z * unseen * doubt * self._spread.pair_noise_A
         believed_A = np.abs(extra_A) - threshold_A
-        np.maximum(believed_A, 0.0, out=believed_A)
+        np.maximum(believed_A, _LEAST_HEARD * threshold_A, out=believed_A)
         # Where the threshold is 0 everything counts; adding the smallest number keeps 0 / 0 out.
         believed_A /= threshold_A + np.finfo(np.float64).tiny
         np.minimum(believed_A, 1.0, out=believed_A)
