@@ -195,7 +195,8 @@ def _chosen(runtime: Runtime, wanted: Sequence[str]) -> list[Arm]:
 
     arms = runtime.resolved.arms
     if not wanted:
-        return list(arms)
+        # What the shipped cascade does follows from its stages, which are all asked.
+        return [arm for arm in arms if not arm.stages or runtime.resolved.config.arms]
     chosen = [arm_by_id(arms, name) for name in wanted]
     for name, arm in zip(wanted, chosen, strict=True):
         if arm is None:

@@ -97,9 +97,7 @@ def assemble(config: Config, store: Store | None = None, router: Router | None =
     Raises:
         ConfigError: names that do not fit, or a router or store that cannot be read.
     """
-    from thinkroute.fleet import shipped
-
-    resolved = resolve(config, shipped.models(), shipped.arms())
+    resolved = resolve_shipped(config)
     check_relays(resolved)
     check_scope = _scope_check(resolved)
     return Runtime(
@@ -110,6 +108,22 @@ def assemble(config: Config, store: Store | None = None, router: Router | None =
         check_scope=check_scope,
         cascades=_cascades(resolved),
     )
+
+
+def resolve_shipped(config: Config) -> Resolved:
+    """A configuration completed with what the package ships: the fleet, and the cascade fitted on it.
+
+    The cascade is left out where the configuration brings its own: that one knows other stages.
+
+    Raises:
+        ConfigError: names that do not fit.
+    """
+    from thinkroute.fleet import shipped
+
+    arms = shipped.arms()
+    if config.cascade.path is None:
+        arms = (*arms, shipped.cascade_arm())
+    return resolve(config, shipped.models(), arms)
 
 
 def _scope_check(resolved: Resolved) -> ScopeCheck | None:
