@@ -29,7 +29,9 @@ def asks(text: str) -> dict[str, Any]:
 
 async def test_the_cascade_is_listed_and_answers_by_its_short_name(fleet: Gateway) -> None:
     arm_id = shipped.cascade_arm().id
-    listed = {entry["id"]: entry["thinkroute"] for entry in (await (await fleet.get("/v1/models")).json())["data"]}
+    listed = {
+        entry["id"]: entry["thinkroute"] for entry in (await (await fleet.get("/v1/models")).json())["data"]
+    }
     assert listed["cascade"] == {"kind": "virtual", "arms": [arm_id], "value_usd": 0.01}
     assert listed[arm_id] == {"kind": "arm", "program": "cascade"}
     response = await fleet.chat(model="cascade", **asks(EASY))

@@ -132,6 +132,8 @@ def _model(name: str, section: ModelSection) -> Model:
         price=Price(price.input_usd_per_mtok, price.output_usd_per_mtok, price.cached_input_usd_per_mtok)
         if price
         else None,
+        description=section.description,
+        parameters_b=section.parameters_b,
         context_window=section.context_window,
         capabilities=frozenset(section.capabilities),
         continuation=section.continuation,

@@ -229,7 +229,9 @@ def _keys(reading: Reading, hashes: _WordHashes) -> NDArray[np.uint64]:
     one, so its length stands in the top byte.
     """
     places, words = len(reading.lowered) + 2, len(reading.tokens)
-    window = np.ndarray((places,), "<u8", b" " + reading.lowered + b" " + bytes(8), strides=(1,)) & _FIVE_BYTES
+    window = (
+        np.ndarray((places,), "<u8", b" " + reading.lowered + b" " + bytes(8), strides=(1,)) & _FIVE_BYTES
+    )
     threes, fives = places - 2, max(places - 4, 0)
     key = np.empty(threes + fives + words + max(words - 1, 0), dtype=np.uint64)
     runs, pairs = threes + fives, threes + fives + words
