@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
+from struct import pack
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -55,7 +56,8 @@ class _Remembered(dict[bytes, bytes]):
         self._learn = learn
 
     def __missing__(self, word: bytes) -> bytes:
-        pieces = np.array(self._learn(word), dtype=np.intp).tobytes()
+        numbers = self._learn(word)
+        pieces = pack(f"{len(numbers)}n", *numbers)
         if len(word) <= _MOST_REMEMBERED_BYTES:
             if len(self) >= _MOST_WORDS:
                 self.clear()
@@ -87,12 +89,13 @@ class WordPiece:
         return self.of_tokens(words)
 
     def of_tokens(self, tokens: Iterable[bytes]) -> Pieces:
-        """Numbers of text that is split already; a token of ASCII that holds several words is split on."""
+        """Numbers of text that is split already; underscores within tokens of ASCII are marks of their own."""
         return np.frombuffer(b"".join(map(self._words.__getitem__, tokens)), dtype=np.intp)
 
     def _learn(self, token: bytes) -> Sequence[int]:
-        words = _WORD_ASCII.findall(token) if token.isascii() else [token]
-        return [piece for word in words for piece in self._pieces(word.decode())]
+        if b"_" not in token:
+            return self._pieces(token.decode())
+        return [piece for word in _WORD_ASCII.findall(token) for piece in self._pieces(word.decode())]
 
     def _pieces(self, word: str) -> Sequence[int]:
         """Longest piece first, then the longest that continues, …; unknown as a whole when one place has none."""
