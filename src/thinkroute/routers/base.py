@@ -272,11 +272,12 @@ class TableRouter(ABC):
         return intercept_A + slope_A * (_bytes_of(query.text) + _bytes_of(query.context)), std_A
 
     def _as_prediction(self, means: Sequence[float], stds: Sequence[float], basis: Basis) -> Prediction:
-        estimates = [
-            Estimate(mean, std) if mean == mean else None  # noqa: PLR0124  # the quickest test for NaN
-            for mean, std in zip(means, stds, strict=True)
-        ]
-        estimates.append(None)
+        estimates: list[Estimate | None] = [*map(Estimate, means, stds), None]
+        total = sum(means)
+        if total != total:  # noqa: PLR0124  # the quickest test for NaN
+            for row, mean in enumerate(means):
+                if mean != mean:  # noqa: PLR0124
+                    estimates[row] = None
         by_field: tuple[Any, ...] = self._by_field(estimates)
         return Prediction(*by_field, basis)
 

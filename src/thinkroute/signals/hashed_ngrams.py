@@ -36,7 +36,8 @@ _TOKEN_ASCII: Final = re.compile(rb"\w+|[^\w\s\x1c-\x1f]")
 """The same tokens of a text that is all ASCII; text counts four more control characters as white space."""
 _STEP: Final = np.uint64(0x9E3779B97F4A7C15)
 _MIX: Final = np.uint64(0xBF58476D1CE4E5B9)
-_WORD_SALT: Final = np.uint64(0x94D049BB133111EB)
+_WORD_SALT: Final = 0x94D049BB133111EB
+_ALL_BITS: Final = (1 << 64) - 1
 _SIGNS: Final = np.array([1.0, -1.0])
 _MOST_WORDS: Final = 65536
 _MOST_REMEMBERED_BYTES: Final = 64
@@ -139,7 +140,7 @@ class _WordHashes(dict[bytes, bytes]):
     """Hashes of words met before, as bytes, to be joined; the memory is bounded."""
 
     def __missing__(self, word: bytes) -> bytes:
-        hashed = crc32(word).to_bytes(8, sys.byteorder)
+        hashed = (crc32(word) * _WORD_SALT & _ALL_BITS).to_bytes(8, sys.byteorder)
         if len(word) <= _MOST_REMEMBERED_BYTES:
             if len(self) >= _MOST_WORDS:
                 self.clear()
@@ -238,7 +239,7 @@ def _keys(reading: Reading, hashes: _WordHashes) -> NDArray[np.uint64]:
     np.bitwise_and(window[:threes], _THREE_BYTES, out=key[:threes])
     key[:threes] += _THREE_LONG
     np.add(window[:fives], _FIVE_LONG, out=key[threes:runs])
-    word = np.frombuffer(b"".join(map(hashes.__getitem__, reading.tokens)), dtype=np.uint64) * _WORD_SALT
+    word = np.frombuffer(b"".join(map(hashes.__getitem__, reading.tokens)), dtype=np.uint64)
     key[runs:pairs] = word
     np.multiply(word[:-1], _STEP, out=key[pairs:])
     key[pairs:] += word[1:]
