@@ -193,9 +193,10 @@ class TableRouter(ABC):
     def __init__(self, statistics: ArmStatistics) -> None:
         self.statistics = statistics
         self._prior = statistics.prior()
-        # Predictions are made by position, the quickest way; the place past the last measure holds what is absent.
+        # Predictions are made by position, the quickest way; the places past the last measure hold what is absent, and
+        # the basis.
         places = {measure: row for row, measure in enumerate(statistics.measures)}
-        self._by_field = itemgetter(*(places.get(name, len(places)) for name in _ESTIMATES))
+        self._by_field = itemgetter(*(places.get(name, len(places)) for name in _ESTIMATES), len(places) + 1)
         self._column_of = {arm: column for column, arm in enumerate(statistics.arms)}
         # An arm that joined by its description alone is predicted like the others, and still has no outcomes.
         self._basis_A: list[Basis] = ["fitted" if count else "prior" for count in statistics.count_MA[0]]
@@ -272,14 +273,14 @@ class TableRouter(ABC):
         return intercept_A + slope_A * (_bytes_of(query.text) + _bytes_of(query.context)), std_A
 
     def _as_prediction(self, means: Sequence[float], stds: Sequence[float], basis: Basis) -> Prediction:
-        estimates: list[Estimate | None] = [*map(Estimate, means, stds), None]
+        estimates: list[Estimate | Basis | None] = [*map(Estimate, means, stds), None, basis]
         total = sum(means)
         if total != total:  # noqa: PLR0124  # the quickest test for NaN
             for row, mean in enumerate(means):
                 if mean != mean:  # noqa: PLR0124
                     estimates[row] = None
         by_field: tuple[Any, ...] = self._by_field(estimates)
-        return Prediction(*by_field, basis)
+        return Prediction(*by_field)
 
 
 def _bytes_of(text: str) -> int:

@@ -80,7 +80,8 @@ class HashedNgrams:
         self._settings = settings
         self._arrays = dict(arrays)
         idf_B = np.asarray(arrays["idf_B"], dtype=np.float32)
-        self._weighted_BK = np.ascontiguousarray(idf_B[:, None] * arrays["projection_BK"], dtype=np.float32)
+        projection_BK = np.asarray(arrays["projection_BK"], dtype=np.float32)
+        self._weighted_BK = np.ascontiguousarray(idf_B[:, None] * projection_BK)
         self._structure = ScaledStructure(arrays, settings.structure_weight)
         self._hashes = _WordHashes()
 
@@ -217,7 +218,7 @@ def _hash_row(reading: Reading, buckets: int, hashes: _WordHashes) -> tuple[NDAr
     code = key.view(np.int64)
     sign = _SIGNS.take(code & 1)
     code >>= 1
-    count_B = np.bincount(code, weights=sign, minlength=buckets)
+    count_B: NDArray[np.float64] = np.bincount(code, weights=sign, minlength=buckets)
     # Comparing first is 15 times quicker than asking for the nonzero entries of floats.
     used = (count_B != 0).nonzero()[0]
     return used, _sublinear(count_B.take(used).astype(np.intp), len(key))
