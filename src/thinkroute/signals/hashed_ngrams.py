@@ -17,7 +17,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Final
+from typing import Final, cast
 from zlib import crc32
 
 import numpy as np
@@ -103,7 +103,7 @@ class HashedNgrams:
         """The first block: LSA coordinates at unit length."""
         bucket, frequency = _hash_row(reading, self._settings.buckets, self._hashes)
         # Not scaled to unit length as when fitting: the product is, and few calls matter more than many numbers.
-        topic = frequency @ self._weighted_BK.take(bucket, axis=0)
+        topic: Vector = frequency @ self._weighted_BK.take(bucket, axis=0)
         length = math.sqrt(topic @ topic)
         if length > 0:
             topic /= length
@@ -218,7 +218,8 @@ def _hash_row(reading: Reading, buckets: int, hashes: _WordHashes) -> tuple[NDAr
     code = key.view(np.int64)
     sign = _SIGNS.take(code & 1)
     code >>= 1
-    count_B: NDArray[np.float64] = np.bincount(code, weights=sign, minlength=buckets)
+    # Weighted counts are floats, which numpy's types do not say.
+    count_B = cast("NDArray[np.float64]", np.bincount(code, weights=sign, minlength=buckets))
     # Comparing first is 15 times quicker than asking for the nonzero entries of floats.
     used = (count_B != 0).nonzero()[0]
     return used, _sublinear(count_B.take(used).astype(np.intp), len(key))
