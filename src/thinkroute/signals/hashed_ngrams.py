@@ -81,7 +81,7 @@ class HashedNgrams:
         self._arrays = dict(arrays)
         idf_B = np.asarray(arrays["idf_B"], dtype=np.float32)
         projection_BK = np.asarray(arrays["projection_BK"], dtype=np.float32)
-        self._weighted_BK = np.ascontiguousarray(idf_B[:, None] * projection_BK)
+        self._weighted_BK: Matrix = np.ascontiguousarray(idf_B[:, None] * projection_BK, dtype=np.float32)
         self._structure = ScaledStructure(arrays, settings.structure_weight)
         self._hashes = _WordHashes()
 
@@ -103,7 +103,7 @@ class HashedNgrams:
         """The first block: LSA coordinates at unit length."""
         bucket, frequency = _hash_row(reading, self._settings.buckets, self._hashes)
         # Not scaled to unit length as when fitting: the product is, and few calls matter more than many numbers.
-        topic: Vector = frequency @ self._weighted_BK.take(bucket, axis=0)
+        topic = frequency @ self._weighted_BK.take(bucket, axis=0)
         length = math.sqrt(topic @ topic)
         if length > 0:
             topic /= length
@@ -221,8 +221,9 @@ def _hash_row(reading: Reading, buckets: int, hashes: _WordHashes) -> tuple[NDAr
     # Weighted counts are floats, which numpy's types do not say.
     count_B = cast("NDArray[np.float64]", np.bincount(code, weights=sign, minlength=buckets))
     # Comparing first is 15 times quicker than asking for the nonzero entries of floats.
-    used = (count_B != 0).nonzero()[0]
-    return used, _sublinear(count_B.take(used).astype(np.intp), len(key))
+    used: NDArray[np.intp] = (count_B != 0).nonzero()[0]
+    count: NDArray[np.float64] = count_B.take(used)
+    return used, _sublinear(count.astype(np.intp), len(key))
 
 
 def _keys(reading: Reading, hashes: _WordHashes) -> NDArray[np.uint64]:
