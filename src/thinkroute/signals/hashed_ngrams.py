@@ -97,7 +97,7 @@ class HashedNgrams:
 
     def read(self, raw: bytes) -> Reading:
         """A UTF-8 text cut and split, as others can use it too."""
-        return _read(raw, self._settings)
+        return read(raw, self._settings)
 
     def topic(self, reading: Reading) -> Vector:
         """The first block: LSA coordinates at unit length."""
@@ -154,7 +154,7 @@ def fit(texts: Sequence[str], parameters: Mapping[str, Scalar]) -> HashedNgrams:
     settings = _settings(parameters)
     raws = [text.encode("utf-8", "replace") for text in texts]
     hashes = _WordHashes()
-    rows = [_hash_row(_read(raw, settings), settings.buckets, hashes) for raw in raws]
+    rows = [_hash_row(read(raw, settings), settings.buckets, hashes) for raw in raws]
     frequency_B = np.zeros(settings.buckets)
     for bucket, _ in rows:
         frequency_B[bucket] += 1
@@ -199,7 +199,8 @@ def _settings(parameters: Mapping[str, Scalar]) -> HashedNgramsSettings:
     return settings
 
 
-def _read(raw: bytes, settings: HashedNgramsSettings) -> Reading:
+def read(raw: bytes, settings: HashedNgramsSettings) -> Reading:
+    """A UTF-8 text cut and split."""
     if len(raw) > settings.head_bytes + settings.tail_bytes:
         raw = raw[: settings.head_bytes] + b" " + raw[len(raw) - settings.tail_bytes :]
     if raw.isascii():
