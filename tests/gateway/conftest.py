@@ -89,8 +89,16 @@ async def serving(
     router = PriorRouter([arm.id for arm in resolved.arms], resolved.declared_quality)
     http = HttpEngine(resolved.models)
     upstreams = engines or dict.fromkeys(resolved.models, http)
-    runtime = Runtime(resolved, upstreams, router, MemoryStore(), cascades=cascades)
-    listener = bind(config.server)
+    async with serving_runtime(
+        Runtime(resolved, upstreams, router, MemoryStore(), cascades=cascades)
+    ) as gateway:
+        yield gateway
+
+
+@asynccontextmanager
+async def serving_runtime(runtime: Runtime) -> AsyncGenerator[Gateway]:
+    """Serve what was put together already; its configuration has to name port 0."""
+    listener = bind(runtime.resolved.config.server)
     server = uvicorn.Server(uvicorn.Config(App(runtime), lifespan="on", log_config=None, access_log=False))
     task = asyncio.create_task(server.serve(sockets=[listener]))
     while not server.started:

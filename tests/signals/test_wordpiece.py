@@ -7,7 +7,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from thinkroute.signals.wordpiece import WordPiece
+from thinkroute.signals.hashed_ngrams import HashedNgramsSettings, read
+from thinkroute.signals.wordpiece import WordPiece, splits_alike
 
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 WORDS = [
@@ -107,3 +108,24 @@ def test_words_remembered_do_not_change_what_is_read() -> None:
         == wordpiece.encode(b"unaffable cats")
         == numbers("unaffable cats")
     )
+
+
+@given(st.text(alphabet="aby1_-. \n\t\r\x00\x0b\x1c\x7fÉ語", max_size=40).map(str.encode))
+def test_tokens_of_the_hashed_encoder_need_no_second_splitting_where_both_split_alike(raw: bytes) -> None:
+    assume(splits_alike(raw))
+    wordpiece = WordPiece(VOCABULARY)
+    tokens = read(raw, HashedNgramsSettings()).tokens
+    assert wordpiece.of_tokens(tokens).tolist() == wordpiece.encode(raw)
+
+
+def test_underscores_are_marks_and_control_characters_that_join_words_are_not_alike() -> None:
+    assert splits_alike(b"the_cat\tx")
+    assert WordPiece(VOCABULARY).of_tokens([b"the_cat"]).tolist() == numbers("the_cat")
+    assert not splits_alike(b"the\x00cat")
+    assert not splits_alike("é".encode())
+
+
+def test_long_words_are_read_and_not_remembered() -> None:
+    wordpiece = WordPiece(VOCABULARY)
+    word = b"x" + b"y" * 70
+    assert wordpiece.encode(word) == wordpiece.encode(word) == numbers(word.decode())

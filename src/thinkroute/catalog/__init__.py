@@ -61,6 +61,10 @@ class Model:
     api_key: str | None = None
     price: Price | None = None
     """None: unknown, which is not zero."""
+    description: str = ""
+    """What its user says of it; empty when nothing."""
+    parameters_b: float | None = None
+    """Size in billions of parameters as its user says; None when unsaid."""
     context_window: int | None = None
     """Tokens of prompt plus generation; None when unknown."""
     capabilities: frozenset[str] = frozenset()

@@ -95,11 +95,13 @@ def collect(
     where it was, failed calls are asked again, and a failed call is a missing cell, never a wrong answer.
     """
     import asyncio
+    from dataclasses import replace
 
     from thinkroute.errors import ConfigError, DataError
     from thinkroute.evaluation.collect import read_questions
     from thinkroute.evaluation.graders import grader_named
     from thinkroute.evaluation.outcomes import write_outcomes
+    from thinkroute.gateway.arm_info import arm_info
     from thinkroute.gateway.assemble import assemble, read_config
     from thinkroute.routers.prior import PriorRouter
     from thinkroute.store import MemoryStore
@@ -131,6 +133,8 @@ def collect(
     collected = asyncio.run(run)
     if not collected.table.arms:
         raise DataError(_nothing(collected, progress_file))
+    info = {arm: known for arm, known in arm_info(runtime.resolved).items() if arm in collected.table.arms}
+    collected = replace(collected, table=replace(collected.table, arm_info=info))
     if features:
         from thinkroute.evaluation.cascade_files import answers_of, write_answers
 
@@ -195,7 +199,8 @@ def _chosen(runtime: Runtime, wanted: Sequence[str]) -> list[Arm]:
 
     arms = runtime.resolved.arms
     if not wanted:
-        return list(arms)
+        # What the shipped cascade does follows from its stages, which are all asked.
+        return [arm for arm in arms if not arm.stages or runtime.resolved.config.arms]
     chosen = [arm_by_id(arms, name) for name in wanted]
     for name, arm in zip(wanted, chosen, strict=True):
         if arm is None:

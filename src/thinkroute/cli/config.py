@@ -19,14 +19,13 @@ def validate(file: FileArgument) -> None:
     """Check a file: keys, types, environment references, names, prices, the router, and the address."""
     from thinkroute.cli.console import out
     from thinkroute.cli.serve import prior_note
-    from thinkroute.config import load_config, resolve
-    from thinkroute.fleet import shipped
-    from thinkroute.gateway.assemble import router_of
+    from thinkroute.config import load_config
+    from thinkroute.gateway.assemble import resolve_shipped, router_of
     from thinkroute.gateway.serve import check_exposure
 
     config = load_config(file)
     check_exposure(config.server)
-    resolved = resolve(config, shipped.models(), shipped.arms())
+    resolved = resolve_shipped(config)
     router = router_of(resolved)
     out().print(
         f"{file} is valid: {len(resolved.models)} model(s), {len(resolved.arms)} arm(s), "
@@ -59,11 +58,11 @@ def show(
     from rich.table import Table
 
     from thinkroute.cli.console import out
-    from thinkroute.config import Config, load_config, resolve
-    from thinkroute.fleet import shipped
+    from thinkroute.config import Config, load_config
+    from thinkroute.gateway.assemble import resolve_shipped
 
     config = load_config(file) if file is not None else Config()
-    resolved = resolve(config, shipped.models(), shipped.arms())
+    resolved = resolve_shipped(config)
     models = [
         {
             "model": model.name,

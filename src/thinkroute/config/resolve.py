@@ -15,6 +15,8 @@ from thinkroute.errors import ConfigError
 from thinkroute.types import Arm, Effort, Price, arm_by_id, relay_names, stage_names
 
 AUTO = "auto"
+CASCADE = "cascade"
+"""Name that stands for the cascades among the arms, where there are any and nothing else is called so."""
 _MODEL_NAME_BANS = ("@", "(", ")")
 
 
@@ -36,7 +38,7 @@ class Resolved:
     arms: tuple[Arm, ...]
     """All arms `auto` chooses among, in a stable order."""
     virtual_models: Mapping[str, VirtualModel]
-    """`auto` and the configured names."""
+    """`auto`, `cascade` where there is one, and the configured names."""
     declared_quality: Mapping[str, float] = field(default_factory=dict[str, float])
     """Arm id → the user's own guess of quality, where one was written."""
 
@@ -68,6 +70,9 @@ def resolve(config: Config, fleet: Sequence[Model] = (), fleet_arms: Sequence[Ar
     _check_prices(config, models)
     arms, declared = _arms(config, models, fleet_arms if use_fleet else ())
     virtual = {AUTO: VirtualModel(AUTO, arms, config.policy.value_usd)}
+    cascades = tuple(arm for arm in arms if arm.stages)
+    if cascades and CASCADE not in models:
+        virtual[CASCADE] = VirtualModel(CASCADE, cascades, config.policy.value_usd)
     for name, section in config.virtual_models.items():
         chosen = tuple(
             arm_by_id(arms, arm_id.strip()) or _parse_arm(arm_id, models, f"virtual_models.{name}.arms")
@@ -127,6 +132,8 @@ def _model(name: str, section: ModelSection) -> Model:
         price=Price(price.input_usd_per_mtok, price.output_usd_per_mtok, price.cached_input_usd_per_mtok)
         if price
         else None,
+        description=section.description,
+        parameters_b=section.parameters_b,
         context_window=section.context_window,
         capabilities=frozenset(section.capabilities),
         continuation=section.continuation,

@@ -61,6 +61,14 @@ class ModelSection(Section):
         default=None, description="Model family of the catalog; default: recognised from the name."
     )
     price: PriceSection | None = Field(default=None, description="Unknown when absent; never assumed zero.")
+    description: str = Field(
+        default="",
+        description="What it is and what it is good at, in a sentence or two: routers go by it while outcomes are missing.",
+    )
+    parameters_b: Positive | None = Field(
+        default=None,
+        description="Size in billions of parameters; default: read from the name or the description where they tell.",
+    )
     context_window: Annotated[int, Field(gt=0)] | None = Field(
         default=None, description="Tokens of prompt plus answer; unknown when absent."
     )

@@ -99,9 +99,17 @@ def models() -> tuple[Model, ...]:
 
 
 def arms() -> tuple[Arm, ...]:
-    """The arms of the default gateway: every member at the efforts it offers."""
+    """Every member at the efforts it offers: with `cascade_arm`, the arms of the default gateway."""
     return tuple(
         Arm("budgeted" if effort.budget_tokens else "direct", (name,), effort)
         for name, member in MEMBERS.items()
         for effort in member.efforts
     )
+
+
+def cascade_arm() -> Arm:
+    """The arm that runs the shipped cascade, over the stages it was fitted on."""
+    from thinkroute.routers.cascade.saving import read_cascade_card
+
+    known = {arm.id: arm for arm in arms()}
+    return Arm.cascade([known[stage] for stage in read_cascade_card(cascade_directory()).stages])

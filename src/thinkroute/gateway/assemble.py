@@ -10,8 +10,8 @@ from typing import Any
 
 from thinkroute.catalog import Model
 from thinkroute.config import Config, Resolved, load_config, resolve
-from thinkroute.config.resolve import automatic_arms
 from thinkroute.errors import ConfigError
+from thinkroute.gateway.arm_info import arm_facts, introduced
 from thinkroute.gateway.relaying import check_relays
 from thinkroute.gateway.runtime import Runtime, ScopeCheck
 from thinkroute.programs.protocol import Engine
@@ -97,9 +97,7 @@ def assemble(config: Config, store: Store | None = None, router: Router | None =
     Raises:
         ConfigError: names that do not fit, or a router or store that cannot be read.
     """
-    from thinkroute.fleet import shipped
-
-    resolved = resolve(config, shipped.models(), shipped.arms())
+    resolved = resolve_shipped(config)
     check_relays(resolved)
     check_scope = _scope_check(resolved)
     return Runtime(
@@ -110,6 +108,22 @@ def assemble(config: Config, store: Store | None = None, router: Router | None =
         check_scope=check_scope,
         cascades=_cascades(resolved),
     )
+
+
+def resolve_shipped(config: Config) -> Resolved:
+    """A configuration completed with what the package ships: the fleet, and the cascade fitted on it.
+
+    The cascade is left out where the configuration brings its own: that one knows other stages.
+
+    Raises:
+        ConfigError: names that do not fit.
+    """
+    from thinkroute.fleet import shipped
+
+    arms = shipped.arms()
+    if config.cascade.path is None:
+        arms = (*arms, shipped.cascade_arm())
+    return resolve(config, shipped.models(), arms)
 
 
 def _scope_check(resolved: Resolved) -> ScopeCheck | None:
@@ -142,6 +156,8 @@ def _engines(models: Mapping[str, Model], check_scope: ScopeCheck | None) -> dic
 def router_of(resolved: Resolved) -> Router:
     """The router of a configuration: the fitted one it names, the fleet's own, or the shipped prior.
 
+    A router that takes in arms by their description is told of those it has no outcomes of.
+
     Raises:
         ConfigError: the named folder holds none.
         DataError: what it holds is damaged.
@@ -150,7 +166,7 @@ def router_of(resolved: Resolved) -> Router:
     if path is not None:
         from thinkroute.routers import load_router
 
-        return load_router(Path(path).expanduser())
+        return introduced(load_router(Path(path).expanduser()), resolved)
     if all(model.engine == "embedded" for model in resolved.models.values()):
         from thinkroute.fleet import shipped
         from thinkroute.routers import load_router
@@ -161,21 +177,9 @@ def router_of(resolved: Resolved) -> Router:
 
 def _prior(resolved: Resolved) -> Router:
     """The shipped prior for real text, told what is known of every arm that can be asked for."""
-    from thinkroute.routers.realtext import ArmFacts, RealTextPrior
+    from thinkroute.routers.realtext import RealTextPrior
 
-    arms = {arm.id: arm for model in resolved.models.values() for arm in automatic_arms(model, ())}
-    listed = (resolved.arms, *(virtual.arms for virtual in resolved.virtual_models.values()))
-    arms |= {arm.id: arm for several in listed for arm in several}
-    facts: dict[str, ArmFacts] = {}
-    for arm in arms.values():
-        model = resolved.models[arm.models[-1]]
-        facts[arm.id] = ArmFacts(
-            effort=arm.effort,
-            name=model.upstream_name,
-            output_usd_per_mtok=None if model.price is None else model.price.output_usd_per_mtok,
-            quality=resolved.declared_quality.get(arm.id),
-        )
-    return RealTextPrior(facts)
+    return RealTextPrior(arm_facts(resolved))
 
 
 def _cascades(resolved: Resolved) -> CascadeRules | None:

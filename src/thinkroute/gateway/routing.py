@@ -427,10 +427,13 @@ def _is_asked_to_think(arm: Arm) -> bool:
 def _with_effort(
     arms: tuple[Arm, ...], effort: Effort | None, name: str
 ) -> tuple[tuple[Arm, ...], tuple[str, ...]]:
-    """Arms that honour the caller's effort: exactly where possible, otherwise the nearest that also thinks."""
+    """Arms that honour the caller's effort: exactly where possible, otherwise the nearest that also thinks.
+
+    A cascade honours none: each of its stages has its own.
+    """
     if effort is None:
         return arms, ()
-    exact = tuple(arm for arm in arms if arm.effort == effort)
+    exact = tuple(arm for arm in arms if arm.effort == effort and not arm.stages)
     if exact:
         return exact, ("effort_asked",)
     thinking = [arm for arm in arms if _is_asked_to_think(arm)]

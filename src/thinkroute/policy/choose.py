@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from thinkroute.types import Arm, ArmScore, ComputePrices, Decision, Prediction, Price
+from thinkroute.types import Arm, ArmScore, ComputePrices, Decision, Estimate, Prediction, Price
 
 POLICY_VERSION = "utility-1"
 
@@ -81,9 +81,9 @@ def choose(
     }
     allowed = [arm for arm in ordered if not reasons[arm.id]]
     allowed, price_notes = _comparable(allowed, costs, PRICE_UNKNOWN, reasons)
-    latencies = {arm.id: _mean(predictions.get(arm.id), "latency_s") for arm in allowed}
     latency_notes: tuple[str, ...] = ()
     if prices.mu_latency_usd_per_s:
+        latencies = {arm.id: _mean(predictions[arm.id].latency_s) for arm in allowed}
         allowed, latency_notes = _comparable(allowed, latencies, LATENCY_UNKNOWN, reasons)
     if not allowed:
         return None
@@ -145,6 +145,8 @@ def _ruled_out(
         return given
     if prediction is None:
         return (UNKNOWN_ARM,)
+    if limits.usd_per_request is None and limits.usd_left is None:
+        return ()
     reasons: list[str] = []
     for limit, code in (
         (limits.usd_per_request, OVER_REQUEST_BUDGET),
@@ -194,8 +196,7 @@ def _comparable(
     return [arm for arm in arms if known[arm.id] is not None], ()
 
 
-def _mean(prediction: Prediction | None, name: str) -> float | None:
-    estimate = getattr(prediction, name, None)
+def _mean(estimate: Estimate | None) -> float | None:
     return None if estimate is None else float(estimate.mean)
 
 
@@ -207,15 +208,16 @@ def _score(
     utilities: Mapping[str, float],
     propensities: Mapping[str, float],
 ) -> ArmScore:
+    arm_id = arm.id
     return ArmScore(
-        arm_id=arm.id,
-        allowed=arm.id in utilities,
-        reasons=reasons[arm.id],
-        utility_usd=utilities.get(arm.id),
+        arm_id=arm_id,
+        allowed=arm_id in utilities,
+        reasons=reasons[arm_id],
+        utility_usd=utilities.get(arm_id),
         quality=prediction.quality if prediction else None,
-        cost_usd=costs[arm.id],
-        latency_s=_mean(prediction, "latency_s"),
-        reasoning_tokens=_mean(prediction, "reasoning_tokens"),
-        answer_tokens=_mean(prediction, "answer_tokens"),
-        propensity=propensities.get(arm.id, 0.0),
+        cost_usd=costs[arm_id],
+        latency_s=_mean(prediction.latency_s) if prediction else None,
+        reasoning_tokens=_mean(prediction.reasoning_tokens) if prediction else None,
+        answer_tokens=_mean(prediction.answer_tokens) if prediction else None,
+        propensity=propensities.get(arm_id, 0.0),
     )

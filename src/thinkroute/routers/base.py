@@ -18,9 +18,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from operator import itemgetter
-from typing import Any, ClassVar, Final, Protocol
+from typing import Any, ClassVar, Final, Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,8 @@ from thinkroute.errors import DataError
 from thinkroute.routers.table import FloatArray, Measure, OutcomeTable
 from thinkroute.signals.base import Array, Encoder, EncoderState, Scalar
 from thinkroute.types import Estimate, Prediction, Query
+
+Basis: TypeAlias = Literal["fitted", "prior"]
 
 PRIOR_QUALITY_STD: Final = 0.5
 """Uncertainty of quality for an arm without outcomes: the widest a value in [0, 1] can have."""
@@ -191,12 +193,15 @@ class TableRouter(ABC):
     def __init__(self, statistics: ArmStatistics) -> None:
         self.statistics = statistics
         self._prior = statistics.prior()
-        # Predictions are made by position, the quickest way; the place past the last measure holds what is absent.
+        # Predictions are made by position, the quickest way; the places past the last measure hold what is absent, and
+        # the basis.
         places = {measure: row for row, measure in enumerate(statistics.measures)}
-        self._by_field = itemgetter(*(places.get(name, len(places)) for name in _ESTIMATES))
+        self._by_field = itemgetter(*(places.get(name, len(places)) for name in _ESTIMATES), len(places) + 1)
         self._column_of = {arm: column for column, arm in enumerate(statistics.arms)}
+        # An arm that joined by its description alone is predicted like the others, and still has no outcomes.
+        self._basis_A: list[Basis] = ["fitted" if count else "prior" for count in statistics.count_MA[0]]
         mean_M, std_M = self._prior
-        self._prior_prediction = replace(self._as_prediction(mean_M.tolist(), std_M.tolist()), basis="prior")
+        self._prior_prediction = self._as_prediction(mean_M.tolist(), std_M.tolist(), "prior")
         self._prompt_row = (
             statistics.measures.index("prompt_tokens") if "prompt_tokens" in statistics.measures else None
         )
@@ -240,7 +245,7 @@ class TableRouter(ABC):
             if column is None:
                 predictions[arm] = self._prior_prediction
             else:
-                predictions[arm] = self._as_prediction(mean_AM[column], std_AM[column])
+                predictions[arm] = self._as_prediction(mean_AM[column], std_AM[column], self._basis_A[column])
         return predictions
 
     def predict_batch(self, queries: Sequence[Query], arms: Sequence[str]) -> Predictions:
@@ -260,18 +265,20 @@ class TableRouter(ABC):
             measure: Moments(mean_QMA[:, row], std_QMA[:, row])
             for row, measure in enumerate(self.statistics.measures)
         }
+        known_A &= np.array([self._basis_A[column] == "fitted" for column in columns], dtype=np.bool_)
         return Predictions(tuple(arms), known_A, moments)
 
     def _prompt_moments(self, query: Query) -> tuple[FloatArray, FloatArray]:
         intercept_A, slope_A, std_A = self.statistics.prompt_line_3A
         return intercept_A + slope_A * (_bytes_of(query.text) + _bytes_of(query.context)), std_A
 
-    def _as_prediction(self, means: Sequence[float], stds: Sequence[float]) -> Prediction:
-        estimates = [
-            Estimate(mean, std) if mean == mean else None  # noqa: PLR0124  # the quickest test for NaN
-            for mean, std in zip(means, stds, strict=True)
-        ]
-        estimates.append(None)
+    def _as_prediction(self, means: Sequence[float], stds: Sequence[float], basis: Basis) -> Prediction:
+        estimates: list[Estimate | Basis | None] = [*map(Estimate, means, stds), None, basis]
+        total = sum(means)
+        if total != total:  # noqa: PLR0124  # the quickest test for NaN
+            for row, mean in enumerate(means):
+                if mean != mean:  # noqa: PLR0124
+                    estimates[row] = None
         by_field: tuple[Any, ...] = self._by_field(estimates)
         return Prediction(*by_field)
 

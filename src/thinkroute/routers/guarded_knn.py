@@ -27,6 +27,7 @@ most of the gain. Degenerate case: constant outcomes give that constant with dev
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import ClassVar, Final
@@ -40,7 +41,7 @@ from thinkroute.routers.base import ArmStatistics, RouterKind, RouterState, Tabl
 from thinkroute.routers.best_single import best_single_arm
 from thinkroute.routers.clusters import unlike_folds
 from thinkroute.routers.honesty import honest_scales
-from thinkroute.routers.landmarks import Landmarks
+from thinkroute.routers.landmarks import Landmarks, LandmarkSums
 from thinkroute.routers.neighbours import KernelSums, KnnSettings, choose, left_out
 from thinkroute.routers.settings import read_settings
 from thinkroute.routers.table import FloatArray, OutcomeTable
@@ -50,6 +51,7 @@ from thinkroute.signals.base import Array, Encoder, Matrix, Scalar
 from thinkroute.types import Query
 
 _ENOUGH_PAIRS: Final = 10
+_SMALLEST: Final = float(np.finfo(np.float64).tiny)
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,7 @@ class GuardedKnnRouter(TableRouter):
         """Settings with everything chosen."""
         self._encoder, self._cells_NMA, self._trend = encoder, cells_NMA, trend
         self._known, self._spread = known, spread
+        self._trend_sums = LandmarkSums(trend)
         self._neighbours = KernelSums(keys_ND, cells_NMA, statistics.mean_MA, settings.kernel)
         self._reference = statistics.arms.index(best_single_arm(statistics))
         self._variance_of_average_MA = 1.0 / np.maximum(statistics.count_MA, 1.0)
@@ -144,14 +147,13 @@ class GuardedKnnRouter(TableRouter):
     def _moments(self, query: Query) -> tuple[FloatArray, FloatArray]:
         vector = self._encoder.encode(query.text)
         near = self._neighbours.nearest(vector)
-        sums = self._neighbours.of(near)
-        shift_C = sums.value_C / (sums.mass + self.settings.prior_weight)
-        trend_1C, variance_1 = self._trend.of(vector[None, :])
-        shift_C += trend_1C[0]
+        shift_C = self._neighbours.shift(near)
+        trend_C, variance = self._trend_sums.of(vector)
+        shift_C += trend_C
         shift_C *= 0.5
         shift_MA = shift_C.reshape(self.statistics.mean_MA.shape)
-        variance, unseen = float(variance_1[0]), self._known.unseen(near)
-        shift_MA[0] = self._guarded(shift_MA[0], unseen, np.sqrt(variance))
+        unseen = self._known.unseen(near)
+        shift_MA[0] = self._guarded(shift_MA[0], unseen, math.sqrt(variance))
         mean_MA = self.statistics.mean_MA + shift_MA
         np.minimum(np.maximum(mean_MA, self._spread.low_MA), self._spread.high_MA, out=mean_MA)
         std_MA = self._noise_MA * np.sqrt(self._variance_of_average_MA + variance)
@@ -166,7 +168,8 @@ class GuardedKnnRouter(TableRouter):
         believed_A = np.abs(extra_A) - threshold_A
         np.maximum(believed_A, _LEAST_HEARD * threshold_A, out=believed_A)
         # Where the threshold is 0 everything counts; adding the smallest number keeps 0 / 0 out.
-        believed_A /= threshold_A + np.finfo(np.float64).tiny
+        threshold_A += _SMALLEST
+        believed_A /= threshold_A
         np.minimum(believed_A, 1.0, out=believed_A)
         believed_A *= 1.0 - unseen * (1.0 - self._known.trust)
         extra_A *= believed_A

@@ -22,7 +22,7 @@ import numpy as np
 from thinkroute.routers.clusters import IndexArray, k_means, squared_distances
 from thinkroute.routers.neighbours import ERROR_DIGITS, paired_error, typical
 from thinkroute.routers.table import FloatArray
-from thinkroute.signals.base import Matrix
+from thinkroute.signals.base import Matrix, Vector
 
 _BANDWIDTHS: Final = (0.1, 0.2, 0.4, 0.8, 1.6)
 """Tried as multiples of the median squared distance between queries and landmarks."""
@@ -59,6 +59,33 @@ class Landmarks:
         explained_QR = kernel_QK @ self.explained_KR
         variance_Q = self.prior_variance - np.einsum("qr,qr->q", explained_QR, explained_QR)
         return (kernel_QK @ self.value_KC).astype(np.float64), np.maximum(variance_Q, 0.0).astype(np.float64)
+
+
+class LandmarkSums:
+    """A fitted kernel regression, arranged to be asked of one query at a time."""
+
+    def __init__(self, fitted: Landmarks) -> None:
+        self._landmark_KD = np.ascontiguousarray(fitted.landmark_KD)
+        self._norm_K = (self._landmark_KD**2).sum(axis=1)
+        self._scale = np.float32(-1.0 / fitted.bandwidth)
+        self._prior_variance = fitted.prior_variance
+        self._cells = fitted.value_KC.shape[1]
+        # Side by side, so that one product gives both deviations and what the data explain.
+        self._value_KS = np.concatenate((fitted.value_KC, fitted.explained_KR), axis=1)
+
+    def of(self, vector: Vector) -> tuple[FloatArray, float]:
+        """As `Landmarks.of` for one query: deviations, shape (C,), and variance in units of the noise."""
+        kernel_K = self._landmark_KD @ vector
+        kernel_K *= -2.0
+        kernel_K += self._norm_K
+        kernel_K += vector @ vector
+        np.maximum(kernel_K, 0.0, out=kernel_K)
+        kernel_K *= self._scale
+        np.exp(kernel_K, out=kernel_K)
+        sums_S = kernel_K @ self._value_KS
+        explained_R = sums_S[self._cells :]
+        variance = self._prior_variance - float(explained_R @ explained_R)
+        return sums_S[: self._cells].astype(np.float64), max(variance, 0.0)
 
 
 @dataclass(frozen=True)

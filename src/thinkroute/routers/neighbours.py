@@ -51,20 +51,17 @@ class KernelSums:
         self, keys_ND: Matrix, cells_NMA: NDArray[np.float32], mean_MA: FloatArray, settings: KnnSettings
     ) -> None:
         self.neighbours, self._bandwidth = settings.neighbours, settings.bandwidth
+        self._prior_weight = settings.prior_weight
         # One coordinate after the other, not one query after the other: the product with a vector is quicker so.
         self._keys_DN = np.ascontiguousarray(keys_ND.T, dtype=np.float32)
         self._half_norm_N = (0.5 * (keys_ND.astype(np.float32) ** 2).sum(axis=1)).astype(np.float32)
         cells_NC = cells_NMA.astype(np.float64).reshape(len(keys_ND), -1)
         seen_NC = ~np.isnan(cells_NC)
-        self._columns = cells_NC.shape[1]
         # Where every cell was measured, the neighbours' weight is one number and not one a cell.
-        self._complete = bool(seen_NC[:, seen_NC.any(axis=0)].all())
-        # One row per query: values, squares and seen cells side by side, so that one product sums all three.
-        filled_NC = np.where(seen_NC, cells_NC - np.nan_to_num(mean_MA.reshape(-1)), 0.0)
-        summed = [filled_NC, filled_NC**2]
-        if not self._complete:
-            summed.append(seen_NC.astype(np.float64))
-        self._sums_NS = np.concatenate(summed, axis=1)
+        complete = bool(seen_NC[:, seen_NC.any(axis=0)].all())
+        self._seen_NC = None if complete else seen_NC.astype(np.float64)
+        self._value_NC = np.where(seen_NC, cells_NC - np.nan_to_num(mean_MA.reshape(-1)), 0.0)
+        self._square_NC = self._value_NC**2
 
     @property
     def keys_ND(self) -> Matrix:
@@ -83,16 +80,24 @@ class KernelSums:
         distance_k *= 2.0
         return Near(index_k, distance_k, np.exp(distance_k / -self._bandwidth))
 
+    def shift(self, near: Near) -> FloatArray:
+        """Mean deviation of every cell among these neighbours, shrunk by the prior's weight, shape (C,)."""
+        shift_C = near.weight_k @ self._value_NC.take(near.index_k, axis=0)
+        if self._seen_NC is None:
+            shift_C /= float(near.weight_k.sum()) + self._prior_weight
+        else:
+            shift_C /= near.weight_k @ self._seen_NC.take(near.index_k, axis=0) + self._prior_weight
+        return shift_C
+
     def of(self, near: Near) -> Sums:
         """Sums over these neighbours."""
-        weight_k, columns = near.weight_k, self._columns
-        rows_kS = self._sums_NS.take(near.index_k, axis=0)
-        sums_S = weight_k @ rows_kS
-        value_C, square_C = sums_S[:columns], sums_S[columns : 2 * columns]
-        if self._complete:
+        weight_k = near.weight_k
+        value_C = weight_k @ self._value_NC.take(near.index_k, axis=0)
+        square_C = weight_k @ self._square_NC.take(near.index_k, axis=0)
+        if self._seen_NC is None:
             return Sums(value_C, square_C, float(weight_k.sum()), float(weight_k @ weight_k))
-        mass_sq_C = (weight_k * weight_k) @ rows_kS[:, 2 * columns :]
-        return Sums(value_C, square_C, sums_S[2 * columns :], mass_sq_C)
+        seen_kC = self._seen_NC.take(near.index_k, axis=0)
+        return Sums(value_C, square_C, weight_k @ seen_kC, (weight_k * weight_k) @ seen_kC)
 
 
 @dataclass(frozen=True, slots=True)

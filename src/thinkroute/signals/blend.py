@@ -16,9 +16,10 @@ import numpy as np
 from thinkroute.errors import ConfigError
 from thinkroute.signals import hashed_ngrams, static
 from thinkroute.signals.base import Array, Encoder, EncoderKind, EncoderState, Matrix, Scalar, Vector
-from thinkroute.signals.hashed_ngrams import HashedNgramsSettings
+from thinkroute.signals.hashed_ngrams import HashedNgrams, HashedNgramsSettings
 from thinkroute.signals.settings import read_settings
 from thinkroute.signals.static import StaticEncoder, StaticSettings
+from thinkroute.signals.wordpiece import splits_alike
 
 NAME: Final = "blend"
 _NGRAMS, _STATIC = "ngrams/", "static/"
@@ -49,7 +50,7 @@ class BlendSettings:
 class BlendEncoder:
     """A fitted encoder; see the module."""
 
-    def __init__(self, settings: BlendSettings, ngrams: Encoder, topics: StaticEncoder) -> None:
+    def __init__(self, settings: BlendSettings, ngrams: HashedNgrams, topics: StaticEncoder) -> None:
         self._settings, self._ngrams, self._topics = settings, ngrams, topics
         self._weight = np.float32(settings.static_weight)
 
@@ -60,7 +61,16 @@ class BlendEncoder:
 
     def encode(self, text: str) -> Vector:
         """Vector of one text."""
-        return np.concatenate((self._ngrams.encode(text), self._topics.topic(text) * self._weight))
+        ngrams, topics = self._ngrams, self._topics
+        raw = text.encode("utf-8", "replace")
+        # Both parts cut alike, and mostly split alike: the text is read once.
+        reading = ngrams.read(raw)
+        if splits_alike(reading.cut):
+            topic = topics.topic_of(topics.wordpiece.of_tokens(reading.tokens))
+        else:
+            topic = topics.topic_of(topics.wordpiece.pieces(reading.cut))
+        topic *= self._weight
+        return np.concatenate((ngrams.topic(reading), ngrams.structure(raw), topic))
 
     def encode_batch(self, texts: Sequence[str]) -> Matrix:
         """Vectors of many texts."""

@@ -14,16 +14,17 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Final
+from typing import Final, cast
 from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
 
 from thinkroute.errors import ConfigError, DataError
-from thinkroute.signals.base import Array, Encoder, EncoderKind, EncoderState, Matrix, Scalar, Vector
+from thinkroute.signals.base import Array, EncoderKind, EncoderState, Matrix, Scalar, Vector
 from thinkroute.signals.settings import read_settings
 from thinkroute.signals.structure import FEATURES, ScaledStructure
 
@@ -35,11 +36,20 @@ _TOKEN_ASCII: Final = re.compile(rb"\w+|[^\w\s\x1c-\x1f]")
 """The same tokens of a text that is all ASCII; text counts four more control characters as white space."""
 _STEP: Final = np.uint64(0x9E3779B97F4A7C15)
 _MIX: Final = np.uint64(0xBF58476D1CE4E5B9)
-_WORD_SALT: Final = np.uint64(0x94D049BB133111EB)
+_WORD_SALT: Final = 0x94D049BB133111EB
+_ALL_BITS: Final = (1 << 64) - 1
 _SIGNS: Final = np.array([1.0, -1.0])
+_MOST_WORDS: Final = 65536
+_MOST_REMEMBERED_BYTES: Final = 64
+"""Longer words are rarely met again, and would let callers fill the memory."""
+_MOST_COUNT: Final = 16384
+_LOG_COUNT: Final = np.log1p(np.arange(_MOST_COUNT + 1)).astype(np.float32)
+_LOG_COUNT_SIGNED: Final = np.concatenate((_LOG_COUNT, -_LOG_COUNT[:0:-1]))
+"""sign(c) · log(1 + |c|) of a count c; negative ones count from the end."""
+_THREE_BYTES, _FIVE_BYTES = np.uint64((1 << 24) - 1), np.uint64((1 << 40) - 1)
+_THREE_LONG, _FIVE_LONG = np.uint64(3 << 56), np.uint64(5 << 56)
 _COMMON_WEIGHT: Final = 0.1
 """Inverse document frequency of what stands in every text: a shared preamble must not drown the question."""
-_BYTE_GRAMS: Final = (3, 5)
 _CHUNK: Final = 512
 
 
@@ -69,26 +79,39 @@ class HashedNgrams:
     def __init__(self, settings: HashedNgramsSettings, arrays: Mapping[str, Array]) -> None:
         self._settings = settings
         self._arrays = dict(arrays)
-        self._idf_B = np.asarray(arrays["idf_B"], dtype=np.float32)
-        self._projection_BK = np.ascontiguousarray(arrays["projection_BK"], dtype=np.float32)
+        idf_B = np.asarray(arrays["idf_B"], dtype=np.float32)
+        projection_BK = np.asarray(arrays["projection_BK"], dtype=np.float32)
+        self._weighted_BK: Matrix = np.ascontiguousarray(idf_B[:, None] * projection_BK, dtype=np.float32)
         self._structure = ScaledStructure(arrays, settings.structure_weight)
+        self._hashes = _WordHashes()
 
     @property
     def dimension(self) -> int:
         """Length of every vector: LSA coordinates, then structural features."""
-        return self._projection_BK.shape[1] + len(FEATURES)
+        return self._weighted_BK.shape[1] + len(FEATURES)
 
     def encode(self, text: str) -> Vector:
         """Vector of one text."""
         raw = text.encode("utf-8", "replace")
-        bucket, frequency = _hash_row(raw, self._settings)
+        return np.concatenate((self.topic(self.read(raw)), self.structure(raw)))
+
+    def read(self, raw: bytes) -> Reading:
+        """A UTF-8 text cut and split, as others can use it too."""
+        return read(raw, self._settings)
+
+    def topic(self, reading: Reading) -> Vector:
+        """The first block: LSA coordinates at unit length."""
+        bucket, frequency = _hash_row(reading, self._settings.buckets, self._hashes)
         # Not scaled to unit length as when fitting: the product is, and few calls matter more than many numbers.
-        frequency *= self._idf_B.take(bucket)
-        topic = frequency @ self._projection_BK.take(bucket, axis=0)
+        topic = frequency @ self._weighted_BK.take(bucket, axis=0)
         length = math.sqrt(topic @ topic)
         if length > 0:
             topic /= length
-        return np.concatenate((topic, self._structure.of(raw)))
+        return topic
+
+    def structure(self, raw: bytes) -> Vector:
+        """The second block: scaled structure of a whole UTF-8 text."""
+        return self._structure.of(raw)
 
     def encode_batch(self, texts: Sequence[str]) -> Matrix:
         """Vectors of many texts."""
@@ -102,11 +125,36 @@ class HashedNgrams:
         return EncoderState(NAME, asdict(self._settings), self._arrays)
 
 
-def fit(texts: Sequence[str], parameters: Mapping[str, Scalar]) -> Encoder:
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A text read once: cut to head and tail, and split."""
+
+    cut: bytes
+    """UTF-8 as it stands."""
+    lowered: bytes
+    """The same in lower case."""
+    tokens: Sequence[bytes]
+    """Its words and marks."""
+
+
+class _WordHashes(dict[bytes, bytes]):
+    """Hashes of words met before, as bytes, to be joined; the memory is bounded."""
+
+    def __missing__(self, word: bytes) -> bytes:
+        hashed = (crc32(word) * _WORD_SALT & _ALL_BITS).to_bytes(8, sys.byteorder)
+        if len(word) <= _MOST_REMEMBERED_BYTES:
+            if len(self) >= _MOST_WORDS:
+                self.clear()
+            self[word] = hashed
+        return hashed
+
+
+def fit(texts: Sequence[str], parameters: Mapping[str, Scalar]) -> HashedNgrams:
     """Learn document frequencies, LSA directions and feature scales from texts."""
     settings = _settings(parameters)
     raws = [text.encode("utf-8", "replace") for text in texts]
-    rows = [_hash_row(raw, settings) for raw in raws]
+    hashes = _WordHashes()
+    rows = [_hash_row(read(raw, settings), settings.buckets, hashes) for raw in raws]
     frequency_B = np.zeros(settings.buckets)
     for bucket, _ in rows:
         frequency_B[bucket] += 1
@@ -121,7 +169,7 @@ def fit(texts: Sequence[str], parameters: Mapping[str, Scalar]) -> Encoder:
     )
 
 
-def restore(state: EncoderState) -> Encoder:
+def restore(state: EncoderState) -> HashedNgrams:
     """Rebuild from saved state."""
     version = state.parameters.get("version")
     if version != VERSION:
@@ -151,43 +199,63 @@ def _settings(parameters: Mapping[str, Scalar]) -> HashedNgramsSettings:
     return settings
 
 
-def _hash_row(raw: bytes, settings: HashedNgramsSettings) -> tuple[NDArray[np.intp], Vector]:
-    """Buckets in use and their signed, sublinear term frequencies."""
+def read(raw: bytes, settings: HashedNgramsSettings) -> Reading:
+    """A UTF-8 text cut and split."""
     if len(raw) > settings.head_bytes + settings.tail_bytes:
         raw = raw[: settings.head_bytes] + b" " + raw[len(raw) - settings.tail_bytes :]
+    if raw.isascii():
+        lowered = raw.lower()
+        return Reading(raw, lowered, _TOKEN_ASCII.findall(lowered))
     text = raw.decode("utf-8", "replace").lower()
-    lowered = text.encode()
-    key = np.concatenate((*_byte_grams(lowered), *_word_grams(text, lowered)))
+    return Reading(raw, text.encode(), [*map(str.encode, _TOKEN.findall(text))])
+
+
+def _hash_row(reading: Reading, buckets: int, hashes: _WordHashes) -> tuple[NDArray[np.intp], Vector]:
+    """Buckets in use and their signed, sublinear term frequencies."""
+    key = _keys(reading, hashes)
     key *= _MIX
     # The top bits of a product depend on all bits of the key: B buckets and one bit for the sign.
-    key >>= np.uint64(64 - settings.buckets.bit_length())
+    key >>= np.uint64(64 - buckets.bit_length())
     code = key.view(np.int64)
     sign = _SIGNS.take(code & 1)
-    count_B = np.bincount(code >> 1, weights=sign, minlength=settings.buckets)
+    code >>= 1
+    # Weighted counts are floats, which numpy's types do not say.
+    count_B = cast("NDArray[np.float64]", np.bincount(code, weights=sign, minlength=buckets))
     # Comparing first is 15 times quicker than asking for the nonzero entries of floats.
-    used = (count_B != 0).nonzero()[0]
-    count = count_B[used]
-    return used, np.copysign(np.log1p(np.abs(count)), count).astype(np.float32)
+    used: NDArray[np.intp] = (count_B != 0).nonzero()[0]
+    count: NDArray[np.float64] = count_B.take(used)
+    return used, _sublinear(count.astype(np.intp), len(key))
 
 
-def _byte_grams(raw: bytes) -> Iterator[NDArray[np.uint64]]:
-    """Every run of so many bytes as a number, read from overlapping windows of eight bytes."""
-    places = len(raw) + 2
-    windows = np.ndarray((places,), dtype="<u8", buffer=b" " + raw + b" " + bytes(8), strides=(1,))
-    for size in _BYTE_GRAMS:
-        gram = windows[: max(places - size + 1, 0)] & np.uint64((1 << 8 * size) - 1)
-        # A longer gram ending in zero bytes would equal the shorter one.
-        yield gram + np.uint64(size << 56)
+def _keys(reading: Reading, hashes: _WordHashes) -> NDArray[np.uint64]:
+    """Every run of three and of five bytes, every word and every pair of neighbouring words as a number.
+
+    Runs are read from overlapping windows of eight bytes. A longer one ending in zero bytes would equal the shorter
+    one, so its length stands in the top byte.
+    """
+    places, words = len(reading.lowered) + 2, len(reading.tokens)
+    window = (
+        np.ndarray((places,), "<u8", b" " + reading.lowered + b" " + bytes(8), strides=(1,)) & _FIVE_BYTES
+    )
+    threes, fives = places - 2, max(places - 4, 0)
+    key = np.empty(threes + fives + words + max(words - 1, 0), dtype=np.uint64)
+    runs, pairs = threes + fives, threes + fives + words
+    np.bitwise_and(window[:threes], _THREE_BYTES, out=key[:threes])
+    key[:threes] += _THREE_LONG
+    np.add(window[:fives], _FIVE_LONG, out=key[threes:runs])
+    word = np.frombuffer(b"".join(map(hashes.__getitem__, reading.tokens)), dtype=np.uint64)
+    key[runs:pairs] = word
+    np.multiply(word[:-1], _STEP, out=key[pairs:])
+    key[pairs:] += word[1:]
+    return key
 
 
-def _word_grams(text: str, raw: bytes) -> Iterator[NDArray[np.uint64]]:
-    """Hashes of the words and of neighbouring pairs of words, of a text and its UTF-8."""
-    ascii_only = len(text) == len(raw)
-    tokens = _TOKEN_ASCII.findall(raw) if ascii_only else map(str.encode, _TOKEN.findall(text))
-    word = np.array([*map(crc32, tokens)], dtype=np.uint64)
-    word *= _WORD_SALT
-    yield word
-    yield word[:-1] * _STEP + word[1:]
+def _sublinear(count: NDArray[np.intp], most: int) -> Vector:
+    """sign(c) · log(1 + |c|)."""
+    if most <= _MOST_COUNT:
+        return _LOG_COUNT_SIGNED.take(count)
+    size = np.log1p(np.abs(count)).astype(np.float32)
+    return np.where(count < 0, -size, size)
 
 
 def _weigh(row: tuple[NDArray[np.intp], Vector], idf_B: Vector) -> tuple[NDArray[np.intp], Vector]:

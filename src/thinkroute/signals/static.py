@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from thinkroute.errors import ConfigError, DataError
 from thinkroute.signals.base import Array, EncoderKind, EncoderState, Matrix, Scalar, Vector
@@ -23,6 +24,7 @@ from thinkroute.signals.cut import head_and_tail
 from thinkroute.signals.settings import read_settings
 from thinkroute.signals.static_table import StaticTable, shipped_table
 from thinkroute.signals.structure import FEATURES, ScaledStructure
+from thinkroute.signals.wordpiece import WordPiece
 
 NAME: Final = "static"
 VERSION: Final = 1
@@ -71,7 +73,16 @@ class StaticEncoder:
     def topic(self, text: str) -> Vector:
         """The first block: what the text is about."""
         cut = head_and_tail(text, self._settings.head_bytes, self._settings.tail_bytes)
-        return self._table.topic(self._table.tokens(cut), self._weight_V)
+        return self.topic_of(self._table.tokens(cut))
+
+    def topic_of(self, tokens_T: NDArray[np.intp]) -> Vector:
+        """As `topic`, of the numbers of the text's tokens."""
+        return self._table.topic(tokens_T, self._weight_V)
+
+    @property
+    def wordpiece(self) -> WordPiece:
+        """What numbers the tokens."""
+        return self._table.wordpiece
 
     def encode(self, text: str) -> Vector:
         """Vector of one text."""

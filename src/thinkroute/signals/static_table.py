@@ -42,7 +42,7 @@ class StaticTable:
 
     def tokens(self, raw: bytes) -> NDArray[np.intp]:
         """Numbers of a UTF-8 text's tokens, shape (T,)."""
-        return np.array(self.wordpiece.encode(raw), dtype=np.intp)
+        return self.wordpiece.pieces(raw)
 
     def topic(self, tokens_T: NDArray[np.intp], weight_V: Vector | None = None) -> Vector:
         """Weighted sum of token vectors scaled to unit length, shape (D,); zeros where there is no token."""

@@ -7,6 +7,7 @@ Of texts over MOST_BYTES the head and the tail are counted and the counts scaled
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -66,18 +67,14 @@ def structure(raw: bytes) -> Vector:
         raw = raw[: MOST_BYTES // 2] + raw[size - MOST_BYTES // 2 :]
     # With a blank before it, every run has a byte before its first.
     class_T = _CLASS_256.take(np.frombuffer(b" " + raw, dtype=np.uint8))
-    count_C = np.bincount(class_T, minlength=len(_BYTE_CLASSES) + 1)[:-1]
+    count_C: list[int] = np.bincount(class_T, minlength=len(_BYTE_CLASSES) + 1).tolist()
     count_C[_BLANK] -= 1
     words, numbers = _runs(class_T >= _SPACES), _runs(class_T == _DIGIT)
-    features = np.empty(len(FEATURES), dtype=np.float32)
-    features[0], features[1], features[2] = len(raw), words, numbers
-    features[3:-2] = count_C
-    features[-2] = len(raw) / max(words, 1)
-    if size > MOST_BYTES:
-        features[:-2] *= size / len(raw)
-    np.log1p(features[:-1], out=features[:-1])
-    features[-1] = count_C[_DIGIT] / max(len(raw), 1)
-    return features
+    scale = size / len(raw) if raw else 1.0
+    # Plain numbers: for so few, each call of numpy would cost more than all of them.
+    features = [math.log1p(count * scale) for count in (len(raw), words, numbers, *count_C[:-1])]
+    features += [math.log1p(len(raw) / max(words, 1)), count_C[_DIGIT] / max(len(raw), 1)]
+    return np.array(features, dtype=np.float32)
 
 
 def _runs(inside_T: NDArray[np.bool_]) -> int:

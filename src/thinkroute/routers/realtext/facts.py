@@ -39,14 +39,16 @@ class ArmFacts:
     """The model, as its maker calls it."""
     description: str = ""
     """What its maker says of it, in a sentence or two."""
+    parameters_b: float | None = None
+    """Size in billions of parameters; None: read from name or description, where they tell."""
     output_usd_per_mtok: float | None = None
     quality: float | None = None
     """The user's own guess of quality on typical texts, with this effort. It stands before everything else."""
 
     @property
     def size_doublings(self) -> float | None:
-        """Doublings of the reference size; None where neither name nor description tells a size."""
-        size = size_b(self.name) or size_b(self.description)
+        """Doublings of the reference size; None where nothing tells a size."""
+        size = self.parameters_b or size_b(self.name) or size_b(self.description)
         return None if size is None else math.log2(size / REFERENCE_SIZE_B)
 
     @property
