@@ -20,8 +20,9 @@ from statistics import fmean
 from typing import Any, cast
 
 from thinkroute.errors import DataError
-from thinkroute.training.assemble import Watcher, execute
-from thinkroute.training.settings import load
+from thinkroute.training import external
+from thinkroute.training.assemble import MIXES, Watcher, execute
+from thinkroute.training.settings import TrainingConfig, load
 
 SCHEMA = "thinkroute.training.gates/1"
 EASY, UNIFORM = "easy_heavy", "uniform"
@@ -64,6 +65,8 @@ class Campaign:
     config: str
     variants: tuple[Variant, ...]
     judge: Callable[[Reports], list[Verdict]]
+    mix: str | None = None
+    """Mix of levels under which its models are held against routing from outside; None where that says nothing."""
 
 
 def at_least(promise: str, measured: float, bound: float) -> Verdict:
@@ -130,6 +133,20 @@ def judge_adacot(reports: Reports) -> list[Verdict]:
             at_least(f"accuracy above the mix at equal tokens, {label}", _mean(runs, _above_mix), 0.0)
         )
     return verdicts
+
+
+def judge_external(comparisons: Reports, mix: str) -> list[Verdict]:
+    """Better than routing the initial model from outside, at equal tokens: the lower end of every paired interval."""
+    rivals = (("random_mix", "a random mix"), ("best_router", "the best router on text alone"))
+    return [
+        at_least(
+            f"accuracy gain over {words} at equal tokens, lower end of the interval, {label}",
+            _mean(runs, lambda r: r[mix][f"gain_over_{rival}"][1]),  # noqa: B023 - called at once
+            0.0,
+        )
+        for label, runs in comparisons.items()
+        for rival, words in rivals
+    ]
 
 
 def judge_fusion(reports: Reports) -> list[Verdict]:
@@ -201,12 +218,14 @@ CAMPAIGNS: Mapping[str, Campaign] = {
             "adaptthink-fleet",
             (*_delta(0.05, 0, 1, 2), *_delta(0.1, 0), *_delta(0.2, 0)),
             judge_adaptthink,
+            EASY,
         ),
         Campaign(
             "adacot",
             "adacot-fleet",
             (_point(0.1, 0.3), _point(0.3, 0.3), _point(0.3, 0.1), _point(0.1, 0.6)),
             judge_adacot,
+            UNIFORM,
         ),
         Campaign("fusion", "fusion-fleet", (Variant("fusion", {}),), judge_fusion),
     )
@@ -239,6 +258,7 @@ def run_campaign(
     """
     campaign = CAMPAIGNS[name]
     reports: dict[str, dict[int, Report]] = {}
+    comparisons: dict[str, dict[int, Report]] = {}
     missing: list[str] = []
     for variant in campaign.variants:
         settings = {**overrides, **variant.overrides, "seed": variant.seed, "evaluate": questions}
@@ -255,6 +275,9 @@ def run_campaign(
             json.loads(stored.read_text()) if finished else execute(config, folder, watcher, references=work)
         )
         reports.setdefault(variant.label, {})[variant.seed] = report
+        if campaign.mix is not None:
+            watcher.stage(f"routing from outside ({variant.name})", 0)
+            comparisons.setdefault(variant.label, {})[variant.seed] = _external(config, folder)
     if not reports:
         raise DataError(f"no finished run of {name} in {work} with these settings")
     return {
@@ -269,11 +292,30 @@ def run_campaign(
             for variant in campaign.variants
             if variant.name not in missing
         },
-        "gates": [asdict(verdict) for verdict in campaign.judge(reports)],
-        "runs": {
-            label: {str(seed): report for seed, report in runs.items()} for label, runs in reports.items()
-        },
+        "gates": [
+            asdict(verdict)
+            for verdict in (
+                *campaign.judge(reports),
+                *(judge_external(comparisons, campaign.mix) if campaign.mix is not None else ()),
+            )
+        ],
+        "external": _by_seed(comparisons),
+        "runs": _by_seed(reports),
     }
+
+
+def _by_seed(reports: Reports) -> dict[str, dict[str, Report]]:
+    return {label: {str(seed): report for seed, report in runs.items()} for label, runs in reports.items()}
+
+
+def _external(config: TrainingConfig, folder: Path) -> Report:
+    """The run's comparison with routing from outside; made once per trained model."""
+    stored = folder / "external.json"
+    weights = (folder / "model" / "model.safetensors").stat().st_mtime
+    if not stored.exists() or stored.stat().st_mtime < weights:
+        found = external.compare(config, folder / "model", folder.parent, MIXES)
+        stored.write_text(json.dumps(found, indent=1) + "\n")
+    return cast("Report", json.loads(stored.read_text()))
 
 
 def provenance(command: str) -> dict[str, object]:
