@@ -125,13 +125,27 @@ def _above_mix(report: Report) -> float:
 
 def judge_adacot(reports: Reports) -> list[Verdict]:
     """Trigger rates at the oracle threshold of each operating point, on or above the mix of always and never."""
-    verdicts: list[Verdict] = []
+    verdicts = judge_masking(reports)
     for label, runs in reports.items():
+        if label in (MASKED, UNMASKED):
+            continue
         off = _mean(runs, lambda r: abs(r["oracle"]["rate"] - r["oracle"]["thinks"]))
         verdicts.append(at_most(f"distance of the thinking rate to the oracle's, {label}", off, 0.05))
         verdicts.append(
             at_least(f"accuracy above the mix at equal tokens, {label}", _mean(runs, _above_mix), 0.0)
         )
+    return verdicts
+
+
+def judge_masking(reports: Reports) -> list[Verdict]:
+    """Reinforced on hard questions alone, the decision stays where it was if it is masked, and collapses if it is not."""
+    verdicts: list[Verdict] = []
+    if MASKED in reports:
+        moved = _mean(reports[MASKED], lambda r: abs(r["oracle"]["thinks"] - r["oracle"]["warmed_up"]))
+        verdicts.append(at_most(f"distance of the thinking rate to the warm-up's, {MASKED}", moved, 0.05))
+    if UNMASKED in reports:
+        thinks = _mean(reports[UNMASKED], lambda r: r["oracle"]["thinks"])
+        verdicts.append(at_least(f"thinking rate over all levels, {UNMASKED}", thinks, 0.95))
     return verdicts
 
 
@@ -210,6 +224,24 @@ def _point(miss: float, over: float) -> Variant:
     return Variant(f"miss={miss} over={over}", {"penalties.miss": miss, "penalties.over": over})
 
 
+MASKED, UNMASKED = "hard only, decision masked", "hard only, decision not masked"
+"""The ablation of selective loss masking: the paper's mathematical stage with a judge that errs in a quarter."""
+
+
+def _masking(label: str, *, masks: bool) -> Variant:
+    return Variant(
+        label,
+        {
+            "masks_decision": masks,
+            "reinforced_levels": [4, 5],
+            "flipped_labels": 0.25,
+            "penalties.miss": 0.0,
+            "penalties.over": 0.0,
+            "optimiser.learning_rate": 3e-4,
+        },
+    )
+
+
 CAMPAIGNS: Mapping[str, Campaign] = {
     campaign.method: campaign
     for campaign in (
@@ -223,7 +255,11 @@ CAMPAIGNS: Mapping[str, Campaign] = {
         Campaign(
             "adacot",
             "adacot-fleet",
-            (_point(0.1, 0.3), _point(0.3, 0.3), _point(0.3, 0.1), _point(0.1, 0.6)),
+            (
+                *(_point(*penalties) for penalties in ((0.1, 0.3), (0.3, 0.3), (0.3, 0.1), (0.1, 0.6))),
+                _masking(MASKED, masks=True),
+                _masking(UNMASKED, masks=False),
+            ),
             judge_adacot,
             UNIFORM,
         ),
@@ -275,7 +311,7 @@ def run_campaign(
             json.loads(stored.read_text()) if finished else execute(config, folder, watcher, references=work)
         )
         reports.setdefault(variant.label, {})[variant.seed] = report
-        if campaign.mix is not None:
+        if campaign.mix is not None and variant.label not in (MASKED, UNMASKED):
             watcher.stage(f"routing from outside ({variant.name})", 0)
             comparisons.setdefault(variant.label, {})[variant.seed] = _external(config, folder)
     if not reports:

@@ -176,6 +176,11 @@ class AdaCoTConfig(TrainingConfig):
     )
     flipped_labels: Share = Field(default=0.0, description="Share of labels made wrong on purpose.")
     masks_decision: bool = Field(default=False, description="Selective loss masking.")
+    reinforced_levels: tuple[int, ...] = Field(
+        default=(),
+        description="Levels that reinforcement draws from; empty: all. Hard ones alone are the paper's mathematical "
+        "stage, where thinking is always right.",
+    )
     rollouts: RolloutSection = RolloutSection(group=8, items_per_step=32)
     reference: ReferenceSection = ReferenceSection(samples=8)
     warm_up: WarmUpSection = WarmUpSection()
