@@ -26,7 +26,13 @@ from thinkroute.training.batch import Row
 from thinkroute.training.learner import FleetLearner, HuggingFaceLearner, Learner, fingerprint
 from thinkroute.training.losses import PolicyOptions
 from thinkroute.training.measure import Answered, Measurement, budget_curve, measure, turned
-from thinkroute.training.methods.adacot import AdaCoT, Labels, Penalties, thinks_at_optimum
+from thinkroute.training.methods.adacot import (
+    AdaCoT,
+    Labels,
+    Penalties,
+    cells_at_optimum,
+    thinks_at_optimum,
+)
 from thinkroute.training.methods.adaptthink import AdaptThink
 from thinkroute.training.methods.fusion import NO_THINK, THINK, Flags, Fusion
 from thinkroute.training.metrics import MetricsFile
@@ -342,8 +348,15 @@ def _oracle(run: Run, config: AdaCoTConfig, items: list[Item], labels: Labels) -
         for item in items
     ]
     rows = measure(items, run.sampler, run.task, run.openings)
+    cells = cells_at_optimum(
+        items,
+        [(able[0][item].reward, able[1][item].reward) for item in items],
+        [labels[item] for item in items],
+        penalties,
+    )
     return {
         "rate": fmean(best),
+        "rate_by_cell": fmean(cells),
         "thinks": fmean(not row.direct for row in rows),
         "labelled": fmean(labels[item] for item in items),
         "agreement": fmean(wanted != row.direct for wanted, row in zip(best, rows, strict=True)),

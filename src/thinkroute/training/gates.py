@@ -131,6 +131,10 @@ def judge_adacot(reports: Reports) -> list[Verdict]:
             continue
         off = _mean(runs, lambda r: abs(r["oracle"]["rate"] - r["oracle"]["thinks"]))
         verdicts.append(at_most(f"distance of the thinking rate to the oracle's, {label}", off, 0.05))
+        by_cell = _mean(runs, lambda r: abs(r["oracle"]["rate_by_cell"] - r["oracle"]["thinks"]))
+        verdicts.append(
+            at_most(f"distance to the rule on what family and level tell, {label}", by_cell, 0.05)
+        )
         verdicts.append(
             at_least(f"accuracy above the mix at equal tokens, {label}", _mean(runs, _above_mix), 0.0)
         )
@@ -263,7 +267,12 @@ CAMPAIGNS: Mapping[str, Campaign] = {
             judge_adacot,
             UNIFORM,
         ),
-        Campaign("fusion", "fusion-fleet", (Variant("fusion", {}),), judge_fusion),
+        Campaign(
+            "fusion",
+            "fusion-fleet",
+            tuple(Variant("fusion", {}, seed) for seed in (0, 1, 2)),
+            judge_fusion,
+        ),
     )
 }
 
