@@ -97,6 +97,19 @@ def test_the_rule_of_a_cell_is_the_question_s_rule_on_means() -> None:
         ]
 
 
+@pytest.mark.parametrize(("trace", "thinking_wins"), [(0.95, False), (1.0, True)])
+def test_lambda_below_1_hides_the_reward_of_a_long_thought_from_the_decision(
+    trace: float, thinking_wins: bool
+) -> None:
+    """A thought of 90 tokens that is right against 18 tokens that are right in 15 %, as valued by an untrained head."""
+
+    def decision(tokens: int, reward: float) -> float:
+        rewards_T = [0.0] * (tokens - 1) + [reward]
+        return generalised_advantages(rewards_T, [0.0] * tokens, trace=trace)[0][0]
+
+    assert (decision(90, 1.0) > decision(18, 0.15)) == thinking_wins
+
+
 def test_group_norm_by_hand() -> None:
     assert group_advantages([1.0, 0.0, 0.0, 1.0], "group_norm") == pytest.approx([1.0, -1.0, -1.0, 1.0])
     assert group_advantages([1.0, 0.0, 0.0, 0.0], "group_mean") == pytest.approx([0.75, -0.25, -0.25, -0.25])

@@ -184,7 +184,11 @@ class AdaCoTConfig(TrainingConfig):
     rollouts: RolloutSection = RolloutSection(group=8, items_per_step=32)
     reference: ReferenceSection = ReferenceSection(samples=8)
     warm_up: WarmUpSection = WarmUpSection()
-    trace: Share = Field(default=0.95, description="λ of the advantage estimate.")
+    trace: Share = Field(
+        default=1.0,
+        description="λ of the advantage estimate. Below 1 the decision to think gets hardly any of the reward that comes "
+        "a hundred tokens later, and answering at once looks better than it is.",
+    )
     entropy: NonNegative = 0.0
 
 
