@@ -381,7 +381,8 @@ def _warm_up(run: Run, config: AdaCoTConfig, pool: list[Item], labels: Labels) -
     trainer = SupervisedTrainer(
         run.learner,
         rows,
-        options=SupervisedOptions(config.seed, config.warm_up.examples_per_step),
+        # Averaged over a response, the decision of a short answer would weigh five times that of a long thought.
+        options=SupervisedOptions(config.seed, config.warm_up.examples_per_step, "token_mean"),
         optimiser=_optimiser(config.warm_up.optimiser, config.warm_up.steps),
     )
     run.train(trainer, config.warm_up.steps, "warm-up", _WARM_UP_PARTS)
