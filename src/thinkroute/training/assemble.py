@@ -61,7 +61,7 @@ DIAL = (0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.98)
 BUDGETS = (0, 8, 16, 32, 48, 64, 96, None)
 """Thinking budgets of the curve, in tokens."""
 _MOST_AUDITED = 100
-_WARM_UP_PARTS = ("model", "task", "seed", "label_margin", "flipped_labels", "reference", "warm_up")
+WARM_UP_PARTS = ("model", "task", "seed", "label_margin", "flipped_labels", "reference", "warm_up")
 """What AdaCoT's warm-up depends on; the penalties, for one, are none of it."""
 _R1_END = "<\uff5cend\u2581of\u2581sentence\uff5c>"
 
@@ -392,7 +392,7 @@ def _warm_up(run: Run, config: AdaCoTConfig, pool: list[Item], labels: Labels) -
         ),
         optimiser=_optimiser(config.warm_up.optimiser, config.warm_up.steps),
     )
-    run.train(trainer, config.warm_up.steps, "warm-up", _WARM_UP_PARTS)
+    run.train(trainer, config.warm_up.steps, "warm-up", WARM_UP_PARTS)
 
 
 def _fusion(run: Run, config: FusionConfig) -> dict[str, object]:
