@@ -17,6 +17,7 @@ Provenance = Literal["reported", "counted", "estimated", "unknown"]
 
 _LADDER: tuple[EffortLevel, ...] = ("off", "minimal", "low", "medium", "high", "xhigh", "max")
 _BUDGET = re.compile(r"budget=([0-9]{1,9})")
+_THRESHOLD = re.compile(r"adaptive=(0|1|0?\.[0-9]{1,6}|1\.0{1,6})")
 _CASCADE = re.compile(r"cascade\((.*)\)", re.DOTALL)
 _ARROW = re.compile(r"->|→")
 _RELAY = re.compile(r"relay\(\s*([^()]+?)\s*(?:->|→|~>|⇢)\s*([^()]+?)\s*\)(?:@(.*))?", re.DOTALL)
@@ -27,7 +28,7 @@ FORCED = "<forced>"
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How long a model may think: a level of the ladder, or a hard budget in tokens.
+    """How long a model may think: a level of the ladder, a hard budget in tokens, or a threshold on its own decision.
 
     `on` thinks without a limit; `default` sends no reasoning control at all and leaves the choice upstream.
     """
@@ -36,10 +37,13 @@ class Effort:
     """Reasoning level; `on` when `budget_tokens` is set."""
     budget_tokens: int | None = None
     """Hard limit of thinking tokens, None for no limit. Never set together with `off`."""
+    threshold: float | None = None
+    """Answer at once where the model's own probability of doing so is at least this; None leaves that aside. Stands
+    alone, with level `default`."""
 
     @classmethod
     def parse(cls, text: str) -> Effort:
-        """Read `off`, `high`, `default`, `budget=1024`, … (`none` means `off`).
+        """Read `off`, `high`, `default`, `budget=1024`, `adaptive=0.5`, … (`none` means `off`).
 
         Raises:
             ValueError: the text is none of these.
@@ -47,13 +51,16 @@ class Effort:
         if match := _BUDGET.fullmatch(text):
             budget = int(match.group(1))
             return cls("on", budget) if budget > 0 else cls("off")
+        if match := _THRESHOLD.fullmatch(text):
+            return cls(threshold=float(match.group(1)))
         if text == "none":
             return cls("off")
         for level in (*_LADDER, "on", "default"):
             if text == level:
                 return cls(level)
         raise ValueError(
-            f"unknown effort {text!r}: use one of {', '.join(_LADDER)}, on, default, or budget=<tokens>"
+            f"unknown effort {text!r}: use one of {', '.join(_LADDER)}, on, default, budget=<tokens>, or "
+            "adaptive=<threshold from 0 to 1>"
         )
 
     @property
@@ -66,11 +73,15 @@ class Effort:
         """Position on the ladder for "shrink the effort first": 0 is off, larger thinks longer."""
         if self.budget_tokens is not None:
             return 1 + self.budget_tokens / 1e9
+        if self.threshold is not None:
+            return _LADDER.index("medium") * self.threshold
         if self.level in ("on", "default"):
             return float(_LADDER.index("medium"))
         return float(_LADDER.index(self.level))
 
     def __str__(self) -> str:
+        if self.threshold is not None:
+            return f"adaptive={self.threshold:g}"
         return f"budget={self.budget_tokens}" if self.budget_tokens is not None else self.level
 
 
@@ -104,7 +115,7 @@ class Arm:
             listed = " -> ".join(stage.id for stage in self.stages)
             object.__setattr__(self, "id", f"{self.program}({listed})")
             return
-        single = self.program in ("direct", "budgeted")
+        single = self.program in ("direct", "budgeted", "adaptive")
         arrow = " -> " if self.program == "relay" else " → "
         name = self.models[0] if single else f"{self.program}({arrow.join(self.models)})"
         object.__setattr__(self, "id", f"{name}@{self.effort}")

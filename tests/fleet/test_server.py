@@ -87,6 +87,23 @@ async def test_a_stop_string_cuts_the_text_wherever_it_lies() -> None:
         assert orjson.loads(body)["choices"][0]["text"] == expected.text.partition(" is")[0]
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_log_probabilities_come_in_parallel_lists(stream: bool) -> None:
+    async with served() as (_, server):
+        prompt = render(last_turn(MESSAGES))
+        status, body = await post(server, prompt=prompt, max_tokens=2, logprobs=3, stream=stream)
+    assert status == 200
+    lines = [line.removeprefix("data: ") for line in body.decode().split("\n") if line.strip()]
+    choices = [orjson.loads(line)["choices"][0] for line in lines if line != "[DONE]"]
+    told = [choice["logprobs"] for choice in choices if choice["logprobs"]]
+    tokens = [token for each in told for token in each["tokens"]]
+    assert "".join(tokens) == "".join(choice["text"] for choice in choices)
+    for each in told:
+        for token, logprob, likeliest in zip(*each.values(), strict=True):
+            assert len(likeliest) == 3
+            assert max(likeliest.values()) == likeliest[token] == logprob <= 0
+
+
 @pytest.mark.parametrize(
     ("fields", "status", "names"),
     [
@@ -94,7 +111,8 @@ async def test_a_stop_string_cuts_the_text_wherever_it_lies() -> None:
         ({"prompt": [1, 2]}, 400, "prompt"),
         ({"prompt": render(last_turn(MESSAGES)), "model": "gpt"}, 404, "model"),
         ({"prompt": render(last_turn(MESSAGES)), "n": 2}, 422, "n"),
-        ({"prompt": render(last_turn(MESSAGES)), "logprobs": 5}, 422, "logprobs"),
+        ({"prompt": render(last_turn(MESSAGES)), "logprobs": 99}, 400, "logprobs"),
+        ({"prompt": render(last_turn(MESSAGES)), "best_of": 2}, 422, "best_of"),
         ({"prompt": render(last_turn(MESSAGES)), "stream": True, "temperature": 9}, 400, "temperature"),
     ],
 )

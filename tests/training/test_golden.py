@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from math import exp, log
 
 import pytest
@@ -19,7 +20,8 @@ from thinkroute.training.losses import (
     ratio_losses,
 )
 from thinkroute.training.methods import adacot, adaptthink
-from thinkroute.training.methods.adacot import Penalties, thinks_at_optimum
+from thinkroute.training.methods.adacot import Penalties, cells_at_optimum, thinks_at_optimum
+from thinkroute.training.tasks import Item
 
 REWARDS = st.lists(st.floats(-2, 2, allow_nan=False), min_size=2, max_size=8)
 
@@ -76,6 +78,36 @@ def test_the_threshold_rule_maximises_the_expected_reward(
     }
     chosen = thinks_at_optimum(p_think=p_think, p_direct=p_direct, label=label, penalties=penalties)
     assert expected[chosen] >= max(expected.values()) - 1e-12
+
+
+def test_the_rule_of_a_cell_is_the_question_s_rule_on_means() -> None:
+    """Two families of two: alone, each question would go its own way; together, the better sum wins."""
+    able = [(1.0, 0.0), (1.0, 1.0), (1.0, 0.95), (1.0, 0.95)]
+    labels = [True, False, False, True]
+    items = [Item("q", "a", 2, family) for family in ("story", "story", "people", "people")]
+    decide = partial(cells_at_optimum, able=able, labels=labels)
+    # Story: gains 1 and 0, fines .1 and -.3 or -1.5. People: gains .05 twice, fines -.3 and .1.
+    assert decide(items, penalties=Penalties(0.1, 0.3)) == [True, True, False, False]
+    assert decide(items, penalties=Penalties(0.1, 1.5)) == [False, False, False, False]
+    apart = [Item("q", "a", place, "story") for place in range(4)]
+    for penalties in (Penalties(0.1, 0.3), Penalties(0.0, 0.05)):
+        assert decide(apart, penalties=penalties) == [
+            thinks_at_optimum(p_think=p_think, p_direct=p_direct, label=label, penalties=penalties)
+            for (p_think, p_direct), label in zip(able, labels, strict=True)
+        ]
+
+
+@pytest.mark.parametrize(("trace", "thinking_wins"), [(0.95, False), (1.0, True)])
+def test_lambda_below_1_hides_the_reward_of_a_long_thought_from_the_decision(
+    trace: float, thinking_wins: bool
+) -> None:
+    """A thought of 90 tokens that is right against 18 tokens that are right in 15 %, as valued by an untrained head."""
+
+    def decision(tokens: int, reward: float) -> float:
+        rewards_T = [0.0] * (tokens - 1) + [reward]
+        return generalised_advantages(rewards_T, [0.0] * tokens, trace=trace)[0][0]
+
+    assert (decision(90, 1.0) > decision(18, 0.15)) == thinking_wins
 
 
 def test_group_norm_by_hand() -> None:

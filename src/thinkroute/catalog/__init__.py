@@ -44,6 +44,10 @@ class Family:
     open_text: str = "<think>\n"
     close_text: str = "\n</think>\n\n"
     stop_text: str = "I have to give the answer now."
+    direct_text: str = ""
+    """How a message begins that answers at once, for a model that was taught to choose; empty: nothing is known of it."""
+    direct_token: str = ""
+    """The token of `direct_text` that decides: a message that thinks has another in its place."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,6 +76,7 @@ def _caption(card: dict[str, Any]) -> str:
     return (
         _stages(card)
         + _hand_overs(card)
+        + _dial(card)
         + (
             f"spent {dollars(card.get('cost_usd'))}: {prompt} prompt + {thinking} thinking + {answer} answer tokens "
             f"({provenance}) in {len(legs)} call(s), {card.get('latency_s', 0.0):.3f} s"
@@ -105,6 +106,17 @@ def _hand_overs(card: dict[str, Any]) -> str:
             )
         lines += "\n"
     return lines
+
+
+def _dial(card: dict[str, Any]) -> str:
+    """What a model that decides for itself was asked, and what was chosen."""
+    adaptive = card.get("adaptive")
+    if not adaptive:
+        return ""
+    p, threshold = adaptive.get("p_direct"), adaptive["threshold"]
+    chosen = {True: "answered at once", False: "thought", None: "undecided"}[adaptive.get("answered_at_once")]
+    asked = "" if p is None else f"P(answers at once) {p:.4f}, "
+    return f"{asked}threshold {threshold:g}: {chosen}\n"
 
 
 def _stages(card: dict[str, Any]) -> str:

@@ -84,6 +84,8 @@ def resolve(config: Config, fleet: Sequence[Model] = (), fleet_arms: Sequence[Ar
 
 def arm_for(model: Model, effort: Effort) -> Arm | None:
     """The arm that gives this model this effort, or None when it cannot be honoured."""
+    if effort.threshold is not None:
+        return Arm("adaptive", (model.name,), effort) if decides_itself(model) else None
     if effort.budget_tokens is None:
         return Arm("direct", (model.name,), effort) if effort_is_known(model, effort) else None
     if model.thinking_budget_field is not None:
@@ -94,6 +96,12 @@ def arm_for(model: Model, effort: Effort) -> Arm | None:
 def can_be_cut(model: Model) -> bool:
     """Whether thinking can be ended by the two-call program on this model's engine."""
     return model.family.budget == "two_call" and (model.engine == "embedded" or model.continuation != "none")
+
+
+def decides_itself(model: Model) -> bool:
+    """Whether the model's choice to think can be read and taken: a raw message, begun in a known way."""
+    raw = model.engine == "embedded" or model.continuation == "completions"
+    return raw and bool(model.family.direct_token)
 
 
 def under_cap(arm: Arm, model: Model, max_tokens: int | None) -> Arm:
@@ -185,8 +193,10 @@ def _parse_relay(student: str, teacher: str, effort: str, models: Mapping[str, M
     members = [_parse_arm(f"{name}@{effort or 'default'}", models, where) for name in (student, teacher)]
     if student == teacher:
         raise ConfigError(f"{where}: a relay needs two different models, not {student!r} twice", param=where)
-    if any(member.effort.budget_tokens is not None for member in members):
-        raise ConfigError(f"{where}: a relay has no thinking budget; use off, on or default", param=where)
+    if any(member.program != "direct" or member.effort.budget_tokens is not None for member in members):
+        raise ConfigError(
+            f"{where}: a relay has no thinking budget and no threshold; use off, on or default", param=where
+        )
     if members[0].effort.level not in ("off", "on", "default"):
         raise ConfigError(f"{where}: a raw message carries no level; use off, on or default", param=where)
     for name in (student, teacher):
@@ -235,6 +245,12 @@ def _parse_arm(text: str, models: Mapping[str, Model], where: str) -> Arm:
 
 def unsupported_effort(model: Model, effort: Effort) -> str:
     """Why this model cannot be given this effort, and what to do."""
+    if effort.threshold is not None:
+        return (
+            f"effort {str(effort)!r} reads the log-probability of a token in the raw message, which model "
+            f"{model.name!r} (family {model.family.name}) does not allow; set `continuation: completions` for it where its "
+            "server has /v1/completions, and a `family` that decides for itself: qwen3, deepseek-r1"
+        )
     if effort.budget_tokens is not None:
         return (
             f"model {model.name!r} has no way to enforce a thinking budget; set `continuation` or "

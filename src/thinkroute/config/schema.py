@@ -106,7 +106,10 @@ class ArmSection(Section):
         description="A name under `models` (or `student`, `teacher` of the fleet), `relay(student -> teacher)`, or "
         "`cascade(small@off -> large@high)`, whose stages have their own efforts."
     )
-    effort: str = Field(default="default", description="off, on, low, medium, high, …, or budget=<tokens>.")
+    effort: str = Field(
+        default="default",
+        description="off, on, low, medium, high, …, budget=<tokens>, or adaptive=<threshold>.",
+    )
     quality: Annotated[float, Field(ge=0, le=1)] | None = Field(
         default=None, description="Your own guess of P(good answer), used until a router is fitted."
     )

@@ -23,7 +23,7 @@ from aiohttp import web
 from thinkroute.engines.embedded import EmbeddedEngine
 from thinkroute.errors import InvalidRequest, ThinkrouteError, UnknownModel, UnsupportedRequest, http_status
 from thinkroute.fleet import shipped
-from thinkroute.programs.protocol import Call, Chunk, Segment
+from thinkroute.programs.protocol import Call, Chunk, Segment, TokenLogprob
 from thinkroute.types import FORCED, Usage
 from thinkroute.wire.fleet_prompt import TURN_END, TURN_START
 from thinkroute.wire.json_body import parse_object
@@ -33,8 +33,9 @@ from thinkroute.wire.sse import DONE, render_json
 
 NAME_PREFIX: Final = "thinkroute-fleet-"
 """Members are served as `thinkroute-fleet-<member>`, by which a gateway recognises their family."""
-_OWNED = frozenset({"model", "prompt", "stream", "stream_options", "max_tokens"})
+_OWNED = frozenset({"model", "prompt", "stream", "stream_options", "max_tokens", "logprobs"})
 _MOST_BODY_BYTES = 1_000_000
+_MOST_LOGPROBS = 20
 _ASSISTANT = f"{TURN_END}\n{TURN_START}assistant\n"
 _PROMPT = re.compile(
     f"{re.escape(TURN_START)}user\n(.*?){re.escape(_ASSISTANT)}(.*)\\Z",
@@ -112,18 +113,22 @@ def _read(body: bytes, members: Sequence[str]) -> _Completion:
             "`prompt` must be a text in the members' format, up to somewhere in the assistant message",
             param="prompt",
         )
-    for field in ("logprobs", "echo", "suffix", "best_of"):
+    for field in ("echo", "suffix", "best_of"):
         if fields.get(field) not in (None, False, 0, 1, ""):
             raise UnsupportedRequest(f"`{field}` is not supported by this server", param=field)
     question, said = matched.groups()
     options = read_object(fields, "stream_options")
+    likeliest = read_integer(fields, "logprobs", minimum=0)
+    if likeliest is not None and likeliest > _MOST_LOGPROBS:
+        raise InvalidRequest(f"logprobs must be at most {_MOST_LOGPROBS}, got {likeliest}", param="logprobs")
+    wanted = {} if likeliest is None else {"logprobs": True, "top_logprobs": likeliest}
     call = Call(
         model=member,
         messages=[{"role": "user", "content": question}],
         prefix=(Segment(said, FORCED),) if said else (),
         max_tokens=read_integer(fields, "max_tokens", minimum=1),
         stream=read_boolean(fields, "stream"),
-        options={key: value for key, value in fields.items() if key not in {*_OWNED, "logprobs", "echo"}},
+        options={key: value for key, value in fields.items() if key not in {*_OWNED, "echo"}} | wanted,
     )
     return _Completion(call, name, read_boolean(options, "include_usage", "stream_options."))
 
@@ -132,7 +137,7 @@ async def _whole(engine: EmbeddedEngine, completion: _Completion) -> bytes:
     async with aclosing(engine.generate(completion.call, raw=True)) as items:
         async for item in items:
             if isinstance(item, Segment):
-                return _body(completion, item.text, item.finish, item.usage)
+                return _body(completion, item.text, item.finish, item.usage, item.logprobs)
     raise ThinkrouteError("the engine ended without a segment")
 
 
@@ -157,7 +162,7 @@ async def _stream(
 
 def _events(completion: _Completion, item: Chunk | Segment) -> list[bytes]:
     if isinstance(item, Chunk):
-        return [render_json(_body(completion, item.text))]
+        return [render_json(_body(completion, item.text, logprobs=item.logprobs))]
     events = [render_json(_body(completion, "", item.finish))]
     if completion.usage_wanted:
         fields: Mapping[str, Any] = {**_head(completion), "choices": [], "usage": render_usage(item.usage)}
@@ -174,7 +179,23 @@ def _head(completion: _Completion) -> dict[str, Any]:
     }
 
 
-def _body(completion: _Completion, text: str, finish: str | None = None, usage: Usage | None = None) -> bytes:
-    choice = {"index": 0, "text": text, "finish_reason": finish, "logprobs": None}
+def _body(
+    completion: _Completion,
+    text: str,
+    finish: str | None = None,
+    usage: Usage | None = None,
+    logprobs: Sequence[TokenLogprob] | None = None,
+) -> bytes:
+    listed = None if logprobs is None else _in_completions_shape(logprobs)
+    choice = {"index": 0, "text": text, "finish_reason": finish, "logprobs": listed}
     counted = {} if usage is None else {"usage": render_usage(usage)}
     return orjson.dumps({**_head(completion), "choices": [choice], **counted})
+
+
+def _in_completions_shape(logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
+    """Parallel lists, as the dialect has them."""
+    return {
+        "tokens": [token.token for token in logprobs],
+        "token_logprobs": [token.logprob for token in logprobs],
+        "top_logprobs": [dict(token.top) for token in logprobs],
+    }

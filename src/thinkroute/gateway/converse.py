@@ -13,6 +13,7 @@ from thinkroute.gateway.relaying import relay_program
 from thinkroute.gateway.routing import answer_floor_tokens
 from thinkroute.gateway.runtime import Runtime
 from thinkroute.programs import build
+from thinkroute.programs.adaptive import DialLog
 from thinkroute.programs.cascade import CascadeLog, cascade
 from thinkroute.programs.driver import Delta, Prompt, Run
 from thinkroute.programs.effects import Program
@@ -81,10 +82,13 @@ async def converse(
 def _program(runtime: Runtime, exchange: Exchange, request: ChatRequest) -> Program:
     """The program of the chosen arm, under its cap."""
     route = exchange.known_route
+    if route.runs_as.effort.threshold is not None:
+        exchange.dial = DialLog(route.runs_as.effort.threshold)
 
     def single(arm: Arm, max_tokens: int | None) -> Program:
         floor = answer_floor_tokens(runtime.model(arm))
-        return build(arm, runtime.thinking_format(arm), max_tokens, floor)
+        point = runtime.decision_point(arm)
+        return build(arm, runtime.thinking_format(arm), max_tokens, floor, point, exchange.dial)
 
     if not route.runs_as.stages:
         return single(route.runs_as, route.max_tokens)

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from thinkroute.errors import RequestError, ThinkrouteError, http_status
 from thinkroute.gateway.routing import Route
+from thinkroute.programs.adaptive import DialLog
 from thinkroute.programs.cascade import CascadeLog
 from thinkroute.programs.driver import Run
 from thinkroute.programs.relay import RelayLog
@@ -45,6 +46,8 @@ class Exchange:
     """What a relay did; None for every other program."""
     cascade: CascadeLog | None = None
     """What a cascade did; None for every other program."""
+    dial: DialLog | None = None
+    """What an adaptive arm did; None for every other program."""
     ignored_fields: tuple[str, ...] = ()
     """Options the chosen engine does not know and therefore ignores."""
     first_token_at: float | None = None
@@ -146,6 +149,7 @@ class Exchange:
             "reason_codes": list(self.reason_codes),
             **({"teacher_share": self.relay.teacher_share} if self.relay else {}),
             **({"answered_by": self.cascade.accepted} if self.cascade else {}),
+            **({"answered_at_once": self.dial.answered_at_once} if self.dial else {}),
             "predicted_cost_usd": self.predicted_cost_usd,
             "cost_usd": ledger.cost_usd,
             "legs": len(ledger.entries),
@@ -170,7 +174,9 @@ class Exchange:
         """Why this arm, and what of the request was read or cut in a way worth saying."""
         if self.route is None:
             return ()
-        late = [*(self.relay.notes if self.relay else ()), *(self.cascade.notes if self.cascade else ())]
+        late = [
+            note for log in (self.relay, self.cascade, self.dial) if log is not None for note in log.notes
+        ]
         return (*self.route.decision.reason_codes, *self.route.notes, *late)
 
 

@@ -10,7 +10,7 @@ import msgspec
 from thinkroute.gateway.exchange import Exchange
 from thinkroute.gateway.relaying import relay_record
 from thinkroute.programs.cascade import StageReport
-from thinkroute.store.record import DecisionRecord, LegRecord, ScoreRecord, StageRecord
+from thinkroute.store.record import AdaptiveRecord, DecisionRecord, LegRecord, ScoreRecord, StageRecord
 from thinkroute.types import ArmScore, LedgerEntry
 
 _MOST_NAMES = 50
@@ -70,6 +70,7 @@ def to_record(exchange: Exchange, *, log_content: bool) -> DecisionRecord:
         latency_s=exchange.latency_s,
         finish_reason=exchange.run.finish if exchange.run else None,
         relay=relay_record(exchange),
+        adaptive=_adaptive(exchange),
         **known,
     )
 
@@ -122,6 +123,15 @@ def _score(score: ArmScore) -> ScoreRecord:
         latency_s=score.latency_s,
         reasoning_tokens=score.reasoning_tokens,
         answer_tokens=score.answer_tokens,
+    )
+
+
+def _adaptive(exchange: Exchange) -> AdaptiveRecord | None:
+    dial = exchange.dial
+    if dial is None:
+        return None
+    return AdaptiveRecord(
+        threshold=dial.threshold, p_direct=dial.p_direct, answered_at_once=dial.answered_at_once
     )
 
 

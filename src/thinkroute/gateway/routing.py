@@ -224,8 +224,8 @@ class Dispatcher:
     def _asked(self, name: str, effort: Effort | None, *, exact: bool) -> Candidates:
         virtual = self._resolved.virtual_models.get(name)
         if virtual is not None:
-            if effort is not None and effort.budget_tokens is not None:
-                arms, notes = self._with_budget(virtual.arms, effort, name)
+            if effort is not None and (effort.budget_tokens is not None or effort.threshold is not None):
+                arms, notes = self._on_every_model(virtual.arms, effort, name)
             else:
                 arms, notes = _with_effort(virtual.arms, effort, name)
             return Candidates(arms, virtual.value_usd, notes)
@@ -267,16 +267,16 @@ class Dispatcher:
             )
         return Candidates((arm,), self._resolved.config.policy.value_usd, pinned=True)
 
-    def _with_budget(
+    def _on_every_model(
         self, arms: tuple[Arm, ...], effort: Effort, name: str
     ) -> tuple[tuple[Arm, ...], tuple[str, ...]]:
-        """The asked thinking budget on every model behind the arms that can enforce one."""
+        """The asked thinking budget or threshold on every model behind the arms that can enforce one."""
         models = dict.fromkeys(arm.models[0] for arm in arms)
         found = [arm_for(self._resolved.models[model], effort) for model in models]
-        budgeted = tuple(arm for arm in found if arm is not None)
-        if not budgeted:
-            raise UnsupportedRequest(f"no model of {name!r} can enforce a thinking budget", param="reasoning")
-        return budgeted, ("effort_asked",)
+        able = tuple(arm for arm in found if arm is not None)
+        if not able:
+            raise UnsupportedRequest(f"no model of {name!r} can be given effort {effort}", param="reasoning")
+        return able, ("effort_asked",)
 
     def _split(self, asked: str) -> tuple[str, Effort | None]:
         known = (*self._resolved.virtual_models, *self._resolved.models)
@@ -295,7 +295,8 @@ class Dispatcher:
     def _nearest(self, model: Model, effort: Effort, *, exact: bool) -> Arm:
         """A thinking arm of the model for a level it does not list; never off for on, nor on for off."""
         thinking = [arm for arm in automatic_arms(model, ()) if _is_asked_to_think(arm)]
-        if exact or not effort.thinks or effort.budget_tokens is not None or not thinking:
+        special = effort.budget_tokens is not None or effort.threshold is not None
+        if exact or not effort.thinks or special or not thinking:
             raise UnsupportedRequest(unsupported_effort(model, effort), param="reasoning_effort")
         return min(thinking, key=lambda arm: (abs(arm.effort.rank - effort.rank), arm.id))
 
@@ -352,9 +353,15 @@ class Dispatcher:
         # A second leg is billed the prompt and the thinking again as its prompt.
         legs = 2 if arm.effort.thinks and can_be_cut(self._resolved.models[arm.models[0]]) else 1
         prompt_tokens = query.prompt_tokens_most * legs + (legs - 1) * _STOP_TEXT_TOKENS_MOST
-        per_token = (price.output_usd_per_mtok + (legs - 1) * price.input_usd_per_mtok) / 1e6
-        drafts = 1 + (self._cascades.most_samples if self._cascades is not None else 0)
-        return price.cost_usd(prompt_tokens, 0) * drafts, per_token
+        if arm.program == "adaptive":  # its question is a leg of its own, and one generated token
+            prompt_tokens += query.prompt_tokens_most + _STOP_TEXT_TOKENS_MOST
+            return price.cost_usd(prompt_tokens, 1) * self._drafts, _per_token_usd(price, legs)
+        return price.cost_usd(prompt_tokens, 0) * self._drafts, _per_token_usd(price, legs)
+
+    @property
+    def _drafts(self) -> int:
+        """How often a stage of a cascade may be run, its samples included."""
+        return 1 + (self._cascades.most_samples if self._cascades is not None else 0)
 
     def _refusal(
         self,
@@ -387,6 +394,11 @@ def answer_floor_tokens(model: Model) -> int:
     """Tokens kept for the answer when a cap is shared with thinking; small windows keep an eighth."""
     window = model.context_window
     return ANSWER_FLOOR_TOKENS if window is None else min(ANSWER_FLOOR_TOKENS, window // 8)
+
+
+def _per_token_usd(price: Price, legs: int) -> float:
+    """A generated token, which every later leg is billed as prompt."""
+    return (price.output_usd_per_mtok + (legs - 1) * price.input_usd_per_mtok) / 1e6
 
 
 def _misfits(models: Sequence[Model], query: Query) -> list[str]:

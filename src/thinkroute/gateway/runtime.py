@@ -22,6 +22,7 @@ from thinkroute.gateway.recording import to_record
 from thinkroute.gateway.routing import Dispatcher
 from thinkroute.policy import POLICY_VERSION, SpendBudget
 from thinkroute.policy.budget import DAY_S
+from thinkroute.programs.adaptive import DecisionPoint
 from thinkroute.programs.protocol import Engine, ThinkingFormat
 from thinkroute.routers.base import Router
 from thinkroute.routers.cascade import CascadeRules
@@ -131,6 +132,11 @@ class Runtime:
         """How the arm's first model writes thinking."""
         family = self.model(arm).family
         return ThinkingFormat(family.open_text, family.close_text, family.stop_text)
+
+    def decision_point(self, arm: Arm) -> DecisionPoint | None:
+        """Where the arm's first model decides whether to think; None when nothing is known of that."""
+        family = self.model(arm).family
+        return DecisionPoint(family.direct_text, family.direct_token) if family.direct_token else None
 
     def ignored_fields(self, arm: Arm, options: Mapping[str, Any]) -> tuple[str, ...]:
         """Options the arm's engine does not know; an HTTP upstream gets them all."""

@@ -40,6 +40,13 @@ def budgeted(
     if budget == 0:
         segment = yield Generate(model, Effort("off"), max_tokens)
         return Return(segment.finish)
+    return (yield from go_on_thinking(model, budget, max_tokens, thinking))
+
+
+def go_on_thinking(
+    model: str, budget: int | None, max_tokens: int | None, thinking: ThinkingFormat
+) -> Program:
+    """Think for at most `budget` tokens, in a block that is open already or that the model opens, then answer."""
     thought = yield Generate(model, Effort("on"), budget, until_thinking_end=True)
     if thought.finish not in ("thinking_end", "length"):
         return Return(thought.finish)  # the whole answer came within the budget

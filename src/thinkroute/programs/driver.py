@@ -481,7 +481,7 @@ def _inside_thinking(segments: Sequence[Segment]) -> bool:
 
 
 def _appended(effect: Append, segments: Sequence[Segment]) -> Segment:
-    closed = effect.closes_thinking or not _inside_thinking(segments)
+    closed = effect.closes_thinking or not (effect.opens_thinking or _inside_thinking(segments))
     return Segment(text=effect.text, owner=effect.owner, thinking_closed=closed)
 
 

@@ -47,6 +47,8 @@ class Append:
     owner: str = FORCED
     closes_thinking: bool = False
     """Whether the text ends an open thinking block."""
+    opens_thinking: bool = False
+    """Whether the text ends inside a thinking block that it opens."""
     hidden: bool = False
     """Whether the caller does not see it."""
 

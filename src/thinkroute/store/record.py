@@ -92,6 +92,16 @@ class RelayRecord(msgspec.Struct, frozen=True, kw_only=True):
     hand_overs: tuple[HandOverRecord, ...] = ()
 
 
+class AdaptiveRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What a model that decides for itself was asked, and what was made of it."""
+
+    threshold: float
+    p_direct: float | None = None
+    """The model's probability of answering at once; None when it was not asked, or did not say."""
+    answered_at_once: bool | None = None
+    """None when the request ended before it was decided."""
+
+
 class StageRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One stage of a cascade that ran: a line of its card."""
 
@@ -171,6 +181,8 @@ class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     relay: RelayRecord | None = None
     """None for every other program."""
+    adaptive: AdaptiveRecord | None = None
+    """None for every other program."""
     stages: tuple[StageRecord, ...] = ()
     """Of a cascade: what ran, in order."""
     first_stage_usd: dict[str, float] = {}
@@ -237,7 +249,8 @@ class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True):
 def _stage_arm(name: str) -> Arm:
     model, _, effort = name.rpartition("@")
     parsed = Effort.parse(effort)
-    return Arm("direct" if parsed.budget_tokens is None else "budgeted", (model,), parsed)
+    program = "direct" if parsed.budget_tokens is None else "budgeted"
+    return Arm("adaptive" if parsed.threshold is not None else program, (model,), parsed)
 
 
 _encoder = msgspec.json.Encoder()

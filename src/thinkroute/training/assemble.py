@@ -6,12 +6,14 @@ Owns the order of the stages of each method and what a run's folder holds: `conf
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
 from statistics import fmean
+from typing import Any
 
 import torch
 
@@ -23,8 +25,14 @@ from thinkroute.programs.protocol import ThinkingFormat
 from thinkroute.training.batch import Row
 from thinkroute.training.learner import FleetLearner, HuggingFaceLearner, Learner, fingerprint
 from thinkroute.training.losses import PolicyOptions
-from thinkroute.training.measure import Measurement, budget_curve, measure, turned
-from thinkroute.training.methods.adacot import AdaCoT, Labels, Penalties, thinks_at_optimum
+from thinkroute.training.measure import Answered, Measurement, budget_curve, measure, turned
+from thinkroute.training.methods.adacot import (
+    AdaCoT,
+    Labels,
+    Penalties,
+    cells_at_optimum,
+    thinks_at_optimum,
+)
 from thinkroute.training.methods.adaptthink import AdaptThink
 from thinkroute.training.methods.fusion import NO_THINK, THINK, Flags, Fusion
 from thinkroute.training.metrics import MetricsFile
@@ -53,6 +61,8 @@ DIAL = (0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.98)
 BUDGETS = (0, 8, 16, 32, 48, 64, 96, None)
 """Thinking budgets of the curve, in tokens."""
 _MOST_AUDITED = 100
+WARM_UP_PARTS = ("model", "task", "seed", "label_margin", "flipped_labels", "reference", "warm_up")
+"""What AdaCoT's warm-up depends on; the penalties, for one, are none of it."""
 _R1_END = "<\uff5cend\u2581of\u2581sentence\uff5c>"
 
 
@@ -80,18 +90,27 @@ class Run:
     references: Path | None = None
     """Where reference tables lie when several runs share them."""
 
-    def checkpoint(self, stage: str) -> Checkpoint:
-        """The stage's checkpoint in the run's folder."""
-        identity = f"{stage} {self.config.model_dump_json()}"
-        return Checkpoint(self.output / f"checkpoint-{stage}.pt", identity, self.config.checkpoint_every)
+    def checkpoint(self, stage: str, parts: Sequence[str] = ()) -> Checkpoint:
+        """The stage's checkpoint in the run's folder; beside the references, when only `parts` of the file matter to it.
 
-    def train(self, trainer: Trainer, steps: int, stage: str) -> None:
-        """Run one stage."""
+        Runs that differ elsewhere then share the stage.
+        """
+        written = self.config.model_dump_json(include=set(parts) or None)
+        identity = f"{stage} {written}"
+        name = f"checkpoint-{stage}.pt"
+        folder = self.output
+        if parts and self.references is not None:
+            name = f"checkpoint-{stage}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}.pt"
+            folder = self.references
+        return Checkpoint(folder / name, identity, self.config.checkpoint_every)
+
+    def train(self, trainer: Trainer, steps: int, stage: str, shared: Sequence[str] = ()) -> None:
+        """Run one stage; `shared` names the parts of the file it depends on, where those are not all."""
         self.watcher.stage(stage, steps)
         run_steps(
             trainer,
             steps,
-            checkpoint=self.checkpoint(stage),
+            checkpoint=self.checkpoint(stage, shared),
             metrics=MetricsFile(self.output / f"metrics-{stage}.jsonl"),
             progress=self.watcher.step,
         )
@@ -133,7 +152,7 @@ def execute(
     run = assemble(config, output, watcher or Watcher())
     run.references = references
     run.watcher.stage("measuring before", 0)
-    before = _measure_modes(run)
+    before = _measured_before(run)
     if isinstance(config, AdaptThinkConfig):
         findings = _adaptthink(run, config)
     elif isinstance(config, AdaCoTConfig):
@@ -194,6 +213,11 @@ def _task(config: TrainingConfig) -> Task:
             f"unknown grader {section.grader!r}; known: {', '.join(GRADERS)}", param="task.grader"
         )
     return FileTask(section.file, GRADERS[section.grader])
+
+
+def _tokens_per_batch(config: TrainingConfig) -> int:
+    """Padded tokens of supervised examples worked on at once: on a CPU what fits its cache (benchmarks/training_speed.py)."""
+    return 2048 if config.model.fleet else 16_384
 
 
 def _optimiser(section: OptimiserSection, steps: int) -> OptimiserOptions:
@@ -266,6 +290,12 @@ def _adacot(run: Run, config: AdaCoTConfig) -> dict[str, object]:
     held_out_labels = audit(run, config, held_out, "held-out")
     if config.warm_up.steps:
         _warm_up(run, config, pool, labels)
+    warmed = _thinking_rate(run, held_out)
+    hard = [item for item in pool if item.level in config.reinforced_levels]
+    if config.reinforced_levels and not hard:
+        raise ConfigError(
+            f"no question has a level among {config.reinforced_levels}", param="reinforced_levels"
+        )
     method = AdaCoT(
         run.sampler.model,
         run.task,
@@ -285,16 +315,26 @@ def _adacot(run: Run, config: AdaCoTConfig) -> dict[str, object]:
         run.learner,
         run.sampler,
         method,
-        pool,
+        hard or pool,
         options=options,
         rollouts=_rollouts(config.rollouts, config.seed),
         optimiser=_optimiser(config.optimiser, config.steps),
     )
     run.train(trainer, config.steps, "reinforce")
-    return {"oracle": _oracle(run, config, held_out, held_out_labels)} if held_out else {}
+    if not held_out:
+        return {}
+    return {"oracle": {**_oracle(run, config, held_out, held_out_labels), "warmed_up": warmed}}
 
 
-def _oracle(run: Run, config: AdaCoTConfig, items: list[Item], labels: Labels) -> dict[str, float]:
+def _thinking_rate(run: Run, items: list[Item]) -> float | None:
+    """How often the model thinks as it is now; None without questions."""
+    if not items:
+        return None
+    run.sampler.load(run.learner.weights())
+    return fmean(not row.direct for row in measure(items, run.sampler, run.task, run.openings))
+
+
+def _oracle(run: Run, config: AdaCoTConfig, items: list[Item], labels: Labels) -> dict[str, object]:
     """How often the threshold rule would think on unseen questions, given what the trained model can, and how often it does."""
     able = [
         ReferenceTable(None, model="trained", opening=opening, sampling=_sampling(config.reference))
@@ -313,8 +353,15 @@ def _oracle(run: Run, config: AdaCoTConfig, items: list[Item], labels: Labels) -
         for item in items
     ]
     rows = measure(items, run.sampler, run.task, run.openings)
+    cells = cells_at_optimum(
+        items,
+        [(able[0][item].reward, able[1][item].reward) for item in items],
+        [labels[item] for item in items],
+        penalties,
+    )
     return {
         "rate": fmean(best),
+        "rate_by_cell": fmean(cells),
         "thinks": fmean(not row.direct for row in rows),
         "labelled": fmean(labels[item] for item in items),
         "agreement": fmean(wanted != row.direct for wanted, row in zip(best, rows, strict=True)),
@@ -339,10 +386,13 @@ def _warm_up(run: Run, config: AdaCoTConfig, pool: list[Item], labels: Labels) -
     trainer = SupervisedTrainer(
         run.learner,
         rows,
-        options=SupervisedOptions(config.seed, config.warm_up.examples_per_step),
+        # Averaged over a response, the decision of a short answer would weigh five times that of a long thought.
+        options=SupervisedOptions(
+            config.seed, config.warm_up.examples_per_step, "token_mean", _tokens_per_batch(config)
+        ),
         optimiser=_optimiser(config.warm_up.optimiser, config.warm_up.steps),
     )
-    run.train(trainer, config.warm_up.steps, "warm-up")
+    run.train(trainer, config.warm_up.steps, "warm-up", WARM_UP_PARTS)
 
 
 def _fusion(run: Run, config: FusionConfig) -> dict[str, object]:
@@ -361,7 +411,9 @@ def _fusion(run: Run, config: FusionConfig) -> dict[str, object]:
     trainer = SupervisedTrainer(
         run.learner,
         rows,
-        options=SupervisedOptions(config.seed, config.examples_per_step),
+        options=SupervisedOptions(
+            config.seed, config.examples_per_step, tokens_per_batch=_tokens_per_batch(config)
+        ),
         optimiser=_optimiser(config.optimiser, config.steps),
     )
     run.train(trainer, config.steps, "fusion")
@@ -373,6 +425,23 @@ def _fusion(run: Run, config: FusionConfig) -> dict[str, object]:
     points = budget_curve(items, run.sampler, run.task, thinking, BUDGETS)
     accuracy, tokens = ([round(point[side], 4) for point in points] for side in (0, 1))
     return {"budgets": {"budget": BUDGETS, "accuracy": accuracy, "tokens": tokens}}
+
+
+def _measured_before(run: Run) -> dict[str, Measurement]:
+    """The initial model; measured once where runs share a folder for such things."""
+    if run.references is None:
+        return _measure_modes(run)
+    asked = run.config.model_dump_json(include={"model", "task", "evaluate", "method"})
+    most = "" if isinstance(run.config, FusionConfig) else run.config.rollouts.most_tokens
+    key = hashlib.sha256(f"{fingerprint(run.learner)} {asked} {most}".encode()).hexdigest()[:12]
+    path = run.references / f"before-{key}.json"
+    if not path.exists():
+        measured = _measure_modes(run)
+        path.write_text(
+            json.dumps({name: [asdict(row) for row in result.rows] for name, result in measured.items()})
+        )
+    stored: dict[str, list[dict[str, Any]]] = json.loads(path.read_text())
+    return {name: Measurement([Answered(**row) for row in rows]) for name, rows in stored.items()}
 
 
 def _measure_modes(run: Run) -> dict[str, Measurement]:

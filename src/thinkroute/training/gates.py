@@ -20,8 +20,9 @@ from statistics import fmean
 from typing import Any, cast
 
 from thinkroute.errors import DataError
-from thinkroute.training.assemble import Watcher, execute
-from thinkroute.training.settings import load
+from thinkroute.training import external
+from thinkroute.training.assemble import MIXES, Watcher, execute
+from thinkroute.training.settings import TrainingConfig, load
 
 SCHEMA = "thinkroute.training.gates/1"
 EASY, UNIFORM = "easy_heavy", "uniform"
@@ -64,6 +65,8 @@ class Campaign:
     config: str
     variants: tuple[Variant, ...]
     judge: Callable[[Reports], list[Verdict]]
+    mix: str | None = None
+    """Mix of levels under which its models are held against routing from outside; None where that says nothing."""
 
 
 def at_least(promise: str, measured: float, bound: float) -> Verdict:
@@ -122,14 +125,46 @@ def _above_mix(report: Report) -> float:
 
 def judge_adacot(reports: Reports) -> list[Verdict]:
     """Trigger rates at the oracle threshold of each operating point, on or above the mix of always and never."""
-    verdicts: list[Verdict] = []
+    verdicts = judge_masking(reports)
     for label, runs in reports.items():
+        if label in (MASKED, UNMASKED):
+            continue
         off = _mean(runs, lambda r: abs(r["oracle"]["rate"] - r["oracle"]["thinks"]))
         verdicts.append(at_most(f"distance of the thinking rate to the oracle's, {label}", off, 0.05))
+        by_cell = _mean(runs, lambda r: abs(r["oracle"]["rate_by_cell"] - r["oracle"]["thinks"]))
+        verdicts.append(
+            at_most(f"distance to the rule on what family and level tell, {label}", by_cell, 0.05)
+        )
         verdicts.append(
             at_least(f"accuracy above the mix at equal tokens, {label}", _mean(runs, _above_mix), 0.0)
         )
     return verdicts
+
+
+def judge_masking(reports: Reports) -> list[Verdict]:
+    """Reinforced on hard questions alone, the decision stays where it was if it is masked, and collapses if it is not."""
+    verdicts: list[Verdict] = []
+    if MASKED in reports:
+        moved = _mean(reports[MASKED], lambda r: abs(r["oracle"]["thinks"] - r["oracle"]["warmed_up"]))
+        verdicts.append(at_most(f"distance of the thinking rate to the warm-up's, {MASKED}", moved, 0.05))
+    if UNMASKED in reports:
+        thinks = _mean(reports[UNMASKED], lambda r: r["oracle"]["thinks"])
+        verdicts.append(at_least(f"thinking rate over all levels, {UNMASKED}", thinks, 0.95))
+    return verdicts
+
+
+def judge_external(comparisons: Reports, mix: str) -> list[Verdict]:
+    """Better than routing the initial model from outside, at equal tokens: the lower end of every paired interval."""
+    rivals = (("random_mix", "a random mix"), ("best_router", "the best router on text alone"))
+    return [
+        at_least(
+            f"accuracy gain over {words} at equal tokens, lower end of the interval, {label}",
+            _mean(runs, lambda r: r[mix][f"gain_over_{rival}"][1]),  # noqa: B023 - called at once
+            0.0,
+        )
+        for label, runs in comparisons.items()
+        for rival, words in rivals
+    ]
 
 
 def judge_fusion(reports: Reports) -> list[Verdict]:
@@ -193,6 +228,24 @@ def _point(miss: float, over: float) -> Variant:
     return Variant(f"miss={miss} over={over}", {"penalties.miss": miss, "penalties.over": over})
 
 
+MASKED, UNMASKED = "hard only, decision masked", "hard only, decision not masked"
+"""The ablation of selective loss masking: the paper's mathematical stage with a judge that errs in a quarter."""
+
+
+def _masking(label: str, *, masks: bool) -> Variant:
+    return Variant(
+        label,
+        {
+            "masks_decision": masks,
+            "reinforced_levels": [4, 5],
+            "flipped_labels": 0.25,
+            "penalties.miss": 0.0,
+            "penalties.over": 0.0,
+            "optimiser.learning_rate": 3e-4,
+        },
+    )
+
+
 CAMPAIGNS: Mapping[str, Campaign] = {
     campaign.method: campaign
     for campaign in (
@@ -201,14 +254,25 @@ CAMPAIGNS: Mapping[str, Campaign] = {
             "adaptthink-fleet",
             (*_delta(0.05, 0, 1, 2), *_delta(0.1, 0), *_delta(0.2, 0)),
             judge_adaptthink,
+            EASY,
         ),
         Campaign(
             "adacot",
             "adacot-fleet",
-            (_point(0.1, 0.3), _point(0.3, 0.3), _point(0.3, 0.1), _point(0.1, 0.6)),
+            (
+                *(_point(*penalties) for penalties in ((0.1, 0.3), (0.3, 0.3), (0.3, 0.1), (0.1, 0.6))),
+                _masking(MASKED, masks=True),
+                _masking(UNMASKED, masks=False),
+            ),
             judge_adacot,
+            UNIFORM,
         ),
-        Campaign("fusion", "fusion-fleet", (Variant("fusion", {}),), judge_fusion),
+        Campaign(
+            "fusion",
+            "fusion-fleet",
+            tuple(Variant("fusion", {}, seed) for seed in (0, 1, 2)),
+            judge_fusion,
+        ),
     )
 }
 
@@ -239,6 +303,7 @@ def run_campaign(
     """
     campaign = CAMPAIGNS[name]
     reports: dict[str, dict[int, Report]] = {}
+    comparisons: dict[str, dict[int, Report]] = {}
     missing: list[str] = []
     for variant in campaign.variants:
         settings = {**overrides, **variant.overrides, "seed": variant.seed, "evaluate": questions}
@@ -255,6 +320,9 @@ def run_campaign(
             json.loads(stored.read_text()) if finished else execute(config, folder, watcher, references=work)
         )
         reports.setdefault(variant.label, {})[variant.seed] = report
+        if campaign.mix is not None and variant.label not in (MASKED, UNMASKED):
+            watcher.stage(f"routing from outside ({variant.name})", 0)
+            comparisons.setdefault(variant.label, {})[variant.seed] = _external(config, folder)
     if not reports:
         raise DataError(f"no finished run of {name} in {work} with these settings")
     return {
@@ -269,11 +337,30 @@ def run_campaign(
             for variant in campaign.variants
             if variant.name not in missing
         },
-        "gates": [asdict(verdict) for verdict in campaign.judge(reports)],
-        "runs": {
-            label: {str(seed): report for seed, report in runs.items()} for label, runs in reports.items()
-        },
+        "gates": [
+            asdict(verdict)
+            for verdict in (
+                *campaign.judge(reports),
+                *(judge_external(comparisons, campaign.mix) if campaign.mix is not None else ()),
+            )
+        ],
+        "external": _by_seed(comparisons),
+        "runs": _by_seed(reports),
     }
+
+
+def _by_seed(reports: Reports) -> dict[str, dict[str, Report]]:
+    return {label: {str(seed): report for seed, report in runs.items()} for label, runs in reports.items()}
+
+
+def _external(config: TrainingConfig, folder: Path) -> Report:
+    """The run's comparison with routing from outside; made once per trained model."""
+    stored = folder / "external.json"
+    weights = (folder / "model" / "model.safetensors").stat().st_mtime
+    if not stored.exists() or stored.stat().st_mtime < weights:
+        found = external.compare(config, folder / "model", folder.parent, MIXES)
+        stored.write_text(json.dumps(found, indent=1) + "\n")
+    return cast("Report", json.loads(stored.read_text()))
 
 
 def provenance(command: str) -> dict[str, object]:

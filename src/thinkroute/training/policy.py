@@ -162,16 +162,38 @@ class PolicyTrainer:
         learning_rate = learning_rate_at(step, self._optimiser)
         parts = [rows[start :: self._rollouts.updates] for start in range(self._rollouts.updates)]
         prepared = [
-            [self._prepare(part_rows) for part_rows in pack(part, self._rollouts.tokens_per_batch)]
+            (
+                [self._prepare(packed) for packed in pack(teaching, self._rollouts.tokens_per_batch)],
+                sum(self._denominator_of(row) for row in idle),
+            )
             for part in parts
             if part
+            for teaching, idle in (self._without_idle(part),)
         ]
         totals: dict[str, float] = {}
         for _ in range(self._rollouts.epochs):
-            for batches in prepared:
-                totals = self._step(batches)
+            for batches, idle_denominator in prepared:
+                totals = self._step(batches, idle_denominator)
                 totals["gradient_norm"] = apply_gradients(self, learning_rate, self._optimiser.clip_norm)
         return totals
+
+    def _without_idle(self, rows: list[Row]) -> tuple[list[Row], list[Row]]:
+        """Rows that teach something, and those whose advantage is zero: without a regulariser their gradient is too.
+
+        One row is always kept, so that the optimiser's moments decay as they would have.
+        """
+        options = self._options
+        if self._head is not None or options.kl_coefficient or options.entropy_coefficient:
+            return rows, []
+        teaching = [row for row in rows if any(row.advantages)]
+        kept = {id(row) for row in teaching or rows[:1]}
+        return [row for row in rows if id(row) in kept], [row for row in rows if id(row) not in kept]
+
+    def _denominator_of(self, row: Row) -> float:
+        """What a row that is left out would have added to its step's denominator."""
+        if self._options.aggregation != "token_mean":
+            return row.weight
+        return row.weight * sum(row.trajectory.trained(self._learner.name))
 
     def _estimate(self, rows: Sequence[Row], head: ValueHead) -> None:
         """Replace every row's reward by token-wise advantages and returns."""
@@ -204,10 +226,14 @@ class PolicyTrainer:
             )
         return batch, scores.logp_BT
 
-    def _step(self, batches: Sequence[tuple[Batch, Tensor | None]]) -> dict[str, float]:
+    def _step(
+        self, batches: Sequence[tuple[Batch, Tensor | None]], idle_denominator: float
+    ) -> dict[str, float]:
         """Accumulate the gradients of one optimiser step."""
         options = self._options
-        total = sum(denominator(b.mask_BT, b.weights_B, options.aggregation) for b, _ in batches)
+        total = idle_denominator + sum(
+            denominator(b.mask_BT, b.weights_B, options.aggregation) for b, _ in batches
+        )
         actions = sum(denominator(b.actions_BT, b.weights_B, "token_mean") for b, _ in batches)
         sums: dict[str, float] = dict.fromkeys(("loss", "entropy", "value_loss", "ratio_error"), 0.0)
         self._learner.module.train()

@@ -176,10 +176,19 @@ class AdaCoTConfig(TrainingConfig):
     )
     flipped_labels: Share = Field(default=0.0, description="Share of labels made wrong on purpose.")
     masks_decision: bool = Field(default=False, description="Selective loss masking.")
+    reinforced_levels: tuple[int, ...] = Field(
+        default=(),
+        description="Levels that reinforcement draws from; empty: all. Hard ones alone are the paper's mathematical "
+        "stage, where thinking is always right.",
+    )
     rollouts: RolloutSection = RolloutSection(group=8, items_per_step=32)
     reference: ReferenceSection = ReferenceSection(samples=8)
     warm_up: WarmUpSection = WarmUpSection()
-    trace: Share = Field(default=0.95, description="λ of the advantage estimate.")
+    trace: Share = Field(
+        default=1.0,
+        description="λ of the advantage estimate. Below 1 the decision to think gets hardly any of the reward that comes "
+        "a hundred tokens later, and answering at once looks better than it is.",
+    )
     entropy: NonNegative = 0.0
 
 

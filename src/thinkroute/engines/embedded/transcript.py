@@ -118,7 +118,7 @@ class Transcript:
             self.finish = "stop"
             return []
         if run[0] in self._vocabulary.special_ids:
-            return self._take_tag(run[0])
+            return self._take_tag(run[0], logprob)
         return self._take_text(run, logprob)
 
     def _record(self, choice: Choice) -> TokenLogprob:
@@ -128,7 +128,7 @@ class Transcript:
         self.logprobs.append(logprob)
         return logprob
 
-    def _take_tag(self, token_id: int) -> list[Chunk]:
+    def _take_tag(self, token_id: int, logprob: TokenLogprob | None) -> list[Chunk]:
         chunks = self._release(everything=True)
         tag = self._vocabulary.text_of(token_id)
         self.text += tag
@@ -136,6 +136,8 @@ class Transcript:
         self._begun = False
         if self._raw:
             self._held = tag
+            if logprob is not None:
+                self._held_logprobs.append((len(tag), logprob))
             chunks += self._release(everything=True)
         if not self.thinking and self._limits.until_thinking_end:
             self.finish = "thinking_end"

@@ -63,6 +63,30 @@ def thinks_at_optimum(*, p_think: float, p_direct: float, label: bool, penalties
     return gain > -penalties.miss if label else gain > penalties.over
 
 
+def cells_at_optimum(
+    items: Sequence[Item],
+    able: Sequence[tuple[float, float]],
+    labels: Sequence[bool],
+    penalties: Penalties,
+) -> list[bool]:
+    """The best decision on every question for a policy that can tell family and level apart, and nothing finer.
+
+    The rule of a single question knows whether *this* question will be answered right, which its text may not show.
+
+    Args:
+        items: The questions.
+        able: Accuracy with and without thinking, by question.
+        labels: Whether each is labelled `think`.
+        penalties: As in training.
+    """
+    worth: dict[tuple[str, int], float] = {}
+    for item, (p_think, p_direct), label in zip(items, able, labels, strict=True):
+        fine = penalties.miss if label else -penalties.over
+        cell = (item.family, item.level)
+        worth[cell] = worth.get(cell, 0.0) + p_think - p_direct + fine
+    return [worth[item.family, item.level] > 0 for item in items]
+
+
 @dataclass(frozen=True, slots=True)
 class Labels:
     """Which questions deserve thinking, by audit: both modes sampled, the difference compared with a margin."""
