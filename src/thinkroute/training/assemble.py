@@ -39,6 +39,7 @@ from thinkroute.training.settings import (
     FusionConfig,
     OptimiserSection,
     ReferenceSection,
+    RelayConfig,
     RolloutSection,
     TrainingConfig,
 )
@@ -85,13 +86,15 @@ class Run:
         identity = f"{stage} {self.config.model_dump_json()}"
         return Checkpoint(self.output / f"checkpoint-{stage}.pt", identity, self.config.checkpoint_every)
 
-    def train(self, trainer: Trainer, steps: int, stage: str) -> None:
-        """Run one stage."""
+    def train(
+        self, trainer: Trainer, steps: int, stage: str, checkpoint: Checkpoint | None = None
+    ) -> None:
+        """Run one stage; its checkpoint lies in the run's folder unless another is given."""
         self.watcher.stage(stage, steps)
         run_steps(
             trainer,
             steps,
-            checkpoint=self.checkpoint(stage),
+            checkpoint=checkpoint or self.checkpoint(stage),
             metrics=MetricsFile(self.output / f"metrics-{stage}.jsonl"),
             progress=self.watcher.step,
         )
@@ -132,6 +135,8 @@ def execute(
     (output / "config.json").write_text(config.model_dump_json(indent=1) + "\n")
     run = assemble(config, output, watcher or Watcher())
     run.references = references
+    if isinstance(config, RelayConfig):
+        return _relay(run, config)
     run.watcher.stage("measuring before", 0)
     before = _measure_modes(run)
     if isinstance(config, AdaptThinkConfig):
@@ -156,6 +161,19 @@ def execute(
     return report
 
 
+def _relay(run: Run, config: RelayConfig) -> dict[str, object]:
+    """A relay has no modes to measure: its report is its own."""
+    from thinkroute.training.methods.relay_run import run_relay
+
+    report: dict[str, object] = {
+        "schema": "thinkroute.training.relay-report/1",
+        "config": config.model_dump(mode="json"),
+        **run_relay(run, config),
+    }
+    (run.output / "report.json").write_text(json.dumps(report, indent=1) + "\n")
+    return report
+
+
 def assemble(config: AnyConfig, output: Path, watcher: Watcher) -> Run:
     """Load what a run needs."""
     task = _task(config)
@@ -164,7 +182,7 @@ def assemble(config: AnyConfig, output: Path, watcher: Watcher) -> Run:
     if section.fleet is not None:
         directory = section.directory or shipped.directory(section.fleet)
         learner: Learner = FleetLearner(section.fleet, directory)
-        sampler: Sampler = EmbeddedSampler(section.fleet, directory, seats=seats)
+        sampler: Sampler = EmbeddedSampler(section.fleet, directory, others=_others(config), seats=seats)
         return Run(config, output, learner, sampler, task, QWEN3, watcher)
     from thinkroute.training.huggingface import TransformersSampler
 
@@ -181,6 +199,17 @@ def assemble(config: AnyConfig, output: Path, watcher: Watcher) -> Run:
         return Run(config, output, learner, sampler, task, QWEN3, watcher)
     first = natural_first_token(task.pool(64, config.seed), sampler)
     return Run(config, output, learner, sampler, task, r1_distill(first), watcher, _R1_END)
+
+
+def _others(config: AnyConfig) -> dict[str, Path]:
+    """Members that programs call besides the learner."""
+    if not isinstance(config, RelayConfig):
+        return {}
+    from thinkroute.training.methods.relay_run import TEACHER
+
+    if config.teacher.fleet is None:
+        raise ConfigError("an embedded student needs an embedded teacher", param="teacher.fleet")
+    return {TEACHER: config.teacher.directory or shipped.directory(config.teacher.fleet)}
 
 
 def _task(config: TrainingConfig) -> Task:
