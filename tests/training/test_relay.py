@@ -73,7 +73,9 @@ class Calling:
         ]
 
     def _called(self, call: Call) -> Segment:
-        [made] = self._sampler.generate([replace(call, until_text=" is" if call.until_text else None, without=CALL)])
+        [made] = self._sampler.generate(
+            [replace(call, until_text=" is" if call.until_text else None, without=CALL)]
+        )
         if made.finish != "text_end" or made.token_ids is None:
             return made
         tokens = len(made.token_ids) + len(self._ids)
@@ -89,7 +91,9 @@ def method(**options: object) -> Relay:
     return replace(Relay(ARM, TASK, ThinkingFormat(), limits=RelayLimits(most_calls=16), group=2), **options)  # pyright: ignore[reportArgumentType]
 
 
-def relayed(sampler: EmbeddedSampler, item: Item, command: str = "<call>1</call>") -> tuple[Calling, list[object]]:
+def relayed(
+    sampler: EmbeddedSampler, item: Item, command: str = "<call>1</call>"
+) -> tuple[Calling, list[object]]:
     calling = Calling(sampler, command)
     attempts = [replace(each, options={"temperature": 0}) for each in method().attempts(item, 0)]
     return calling, list(roll_out(attempts, calling))
@@ -146,12 +150,16 @@ def test_each_ablation_takes_exactly_its_term_away() -> None:
     assert sum(reward_terms(bad, RelayReward(malformed=0.5))[0].values()) == pytest.approx(0.5)
 
 
-@given(st.lists(st.tuples(st.booleans(), st.sampled_from([0.0, 0.1, 0.3])), min_size=1, max_size=8), st.randoms())
+@given(
+    st.lists(st.tuples(st.booleans(), st.sampled_from([0.0, 0.1, 0.3])), min_size=1, max_size=8), st.randoms()
+)
 def test_the_reward_follows_any_permutation_of_its_group(rows: list[tuple[bool, float]], rng: Random) -> None:
     order = list(range(len(rows)))
     rng.shuffle(order)
     plain = reward_terms(outcomes(rows), RelayReward())
-    assert reward_terms(outcomes([rows[place] for place in order]), RelayReward()) == [plain[p] for p in order]
+    assert reward_terms(outcomes([rows[place] for place in order]), RelayReward()) == [
+        plain[p] for p in order
+    ]
 
 
 def test_commands_are_trained_and_the_teacher_s_tokens_are_not(sampler: EmbeddedSampler) -> None:
@@ -228,7 +236,7 @@ def test_a_plan_s_hand_overs_lie_apart_and_inside_the_answer(length: int, seed: 
     plan = planned(length, Insertion(per_position=rate, clean_share=0.0), Random(seed))
     ends = [0, *(place + tokens for place, tokens in plan)]
     assert all(place >= max(end, 2) for (place, _), end in zip(plan, ends, strict=False))
-    assert all(1 <= tokens and place + tokens <= length for place, tokens in plan)
+    assert all(tokens >= 1 and place + tokens <= length for place, tokens in plan)
     assert rate or len(plan) <= 3
 
 
@@ -244,7 +252,10 @@ def test_warm_up_text_is_the_student_s_own_with_commands_and_masks_what_follows_
     spans = with_commands(ids, [(4, 2), (8, 1)], sampler, TEACHER)
     assert [span.owner for span in spans] == ["student", TEACHER, "student", TEACHER, "student"]
     assert list(spans[0].ids) == [*ids[:4], *sampler.encode("<call>2</call>")]
-    assert [token_id for span in spans for token_id in span.ids if span.owner == TEACHER] == [*ids[4:6], ids[8]]
+    assert [token_id for span in spans for token_id in span.ids if span.owner == TEACHER] == [
+        *ids[4:6],
+        ids[8],
+    ]
     builder = WarmUp(ARM, Insertion((1, 2), per_position=0.12, clean_share=0.25))
     made = list(builder.build(TASK.pool(40, 0), sampler, 0))
     commands = [len([span for span in each.spans if span.owner == TEACHER]) for each in made]
@@ -258,7 +269,9 @@ def test_banned_commands_leave_the_student_s_own_words(sampler: EmbeddedSampler)
     bench = BatchBench(ARM, sampler, TASK, items, ThinkingFormat())
     assert list(bench.banned("banned").quality_Q) == list(bench.alone("student")[0].quality_Q)
     prompt = Prompt(items[0].messages, {"temperature": 0, "logprobs": True, "top_logprobs": 5}, stream=False)
-    [(segments, _)] = run_batch([without_calls("student", Effort("on"), None)], [prompt], _Begins(sampler).generate)
+    [(segments, _)] = run_batch(
+        [without_calls("student", Effort("on"), None)], [prompt], _Begins(sampler).generate
+    )
     begun, closed, instead, rest = segments
     assert (begun.text, closed.text, instead.text, instead.owner) == ("<call>", "</call>", "<think>", FORCED)
     [(plain, _)] = run_batch([method(calls=False).program()], [prompt], sampler.generate)
@@ -292,7 +305,11 @@ def test_a_hand_over_is_attributed_to_the_step_whose_result_it_wrote() -> None:
         Segment(" 3", TEACHER),
     ]  # fmt: skip
     steps = steps_of(segments, TEACHER)
-    assert [(step.operator, step.by_teacher) for step in steps] == [("star", True), ("times", False), ("plus", False)]
+    assert [(step.operator, step.by_teacher) for step in steps] == [
+        ("star", True),
+        ("times", False),
+        ("plus", False),
+    ]
 
 
 def test_places_tells_questions_that_need_help_from_those_that_do_not(sampler: EmbeddedSampler) -> None:
@@ -302,9 +319,14 @@ def test_places_tells_questions_that_need_help_from_those_that_do_not(sampler: E
     found = places(items, written, answers, TEACHER, ("times", "gap", "star"))
     assert found["unknown_steps_by_teacher"] == found["known_steps_by_teacher"] == 1.0
     assert found["easy_questions"] + found["hard_questions"] == len(items)
-    assert 0 < found["easy_questions_that_call"] < 1, "questions about people have no step that ends in a digit"
+    assert 0 < found["easy_questions_that_call"] < 1, (
+        "questions about people have no step that ends in a digit"
+    )
     assert answers.quality_Q.mean() > bench.alone("student")[0].quality_Q.mean()
-    assert all(log.teacher_tokens == tokens for log, tokens in zip(answers.logs, answers.teacher_tokens_Q, strict=True))
+    assert all(
+        log.teacher_tokens == tokens
+        for log, tokens in zip(answers.logs, answers.teacher_tokens_Q, strict=True)
+    )
 
 
 def test_a_message_is_graded_without_its_commands_whether_or_not_it_holds_the_block() -> None:
@@ -319,9 +341,20 @@ def test_the_papers_hyper_parameters_are_the_shipped_ones() -> None:
         config = settings.load(name, "relay")
         assert isinstance(config, settings.RelayConfig)
         reward = config.reward
-        assert (reward.bonus, reward.alone, reward.cost, reward.exploration, reward.explores) == (0.5, 1, 1, 1, "share")
+        assert (reward.bonus, reward.alone, reward.cost, reward.exploration, reward.explores) == (
+            0.5,
+            1,
+            1,
+            1,
+            "share",
+        )
         assert (config.filter.samples, config.filter.least) == (10, 0.5)
-        assert (config.kl, config.clip, config.rollouts.group, config.rollouts.temperature) == (0.01, 0.2, 8, 1.0)
+        assert (config.kl, config.clip, config.rollouts.group, config.rollouts.temperature) == (
+            0.01,
+            0.2,
+            8,
+            1.0,
+        )
         assert config.rollouts.items_per_step // config.rollouts.updates == 32
         assert (config.optimiser.learning_rate, config.optimiser.weight_decay) == (1e-6, 0.01)
         assert config.warm_up.lengths == PAPER_LENGTHS
@@ -332,41 +365,37 @@ SMOKE: Mapping[str, object] = {
     "task.questions": 60,
     "task.families": ["operators"],
     "task.level_shares": [1, 0, 0, 0, 0],
+    "filter.samples": 1,
     "warm_up.questions": 60,
-    "warm_up.steps": 40,
-    "filter.samples": 2,
-    "rollouts.items_per_step": 4,
-    "steps": 6,
-    "kl": 0.001,
+    "warm_up.steps": 30,
+    "warm_up.examples_per_step": 8,
+    "warm_up.per_position": 0.3,
+    "warm_up.optimiser.learning_rate": 3e-3,
+    "rollouts": {"items_per_step": 6, "group": 6},
+    "steps": 8,
     "evaluate": 2,
 }
 
 
-def test_a_smoke_run_filters_warms_up_learns_and_leaves_a_whole_folder(tmp_path: Path) -> None:
+def test_a_smoke_run_learns_and_leaves_a_whole_folder(tmp_path: Path) -> None:
+    """A tiny world with a known optimum: one step, whose result mostly only the teacher knows. Calls everywhere are pruned."""
     seen: list[Mapping[str, float]] = []
-    config = settings.load("relay-fleet", "relay", SMOKE)
-    report = execute(config, tmp_path, Watcher(step=lambda step, values: seen.append(values) if values else None))
+    config = settings.load("relay-fleet", "relay", {**SMOKE, "kl": 0.001})
+    report = execute(
+        config, tmp_path, Watcher(step=lambda step, values: seen.append(values) if values else None)
+    )
     losses = [row["loss"] for row in seen if "reward" not in row]
     reinforced = [row for row in seen if "reward" in row]
     assert losses[-1] < 0.5 * losses[0]
-    assert sum(row["calls"] for row in reinforced) > 0, "the warm-up taught it to call"
+    assert reinforced[0]["calls"] > 2, "the warm-up taught it to call"
     assert all(row["ratio_error"] < 1e-3 for row in reinforced), "rollouts are on-policy"
+    rewards = [row["reward"] for row in reinforced]
+    assert sum(rewards[-3:]) > sum(rewards[:3])
     assert (tmp_path / "model/model.safetensors").exists()
     policies = {line["policy"]: line for line in report["policies"]}  # type: ignore[attr-defined]
     assert {"student", "teacher", "relay", "relay, calls banned"} <= set(policies)
     assert report["questions"]["kept"] <= report["questions"]["pool"]  # type: ignore[index]
     assert set(report["where"]) >= {"unknown_steps_by_teacher", "easy_questions_that_call"}  # type: ignore[call-overload]
-
-
-def test_a_student_whose_reward_asks_for_calls_learns_to_make_them(tmp_path: Path) -> None:
-    """A tiny world with a known optimum: one operator nobody but the teacher knows."""
-    overrides = {**SMOKE, "warm_up.steps": 60, "warm_up.per_position": 0.3, "steps": 14, "kl": 0.0,
-                 "rollouts.items_per_step": 8, "optimiser.learning_rate": 2e-3}  # fmt: skip
-    seen: list[Mapping[str, float]] = []
-    config = settings.load("relay-fleet", "relay", overrides)
-    execute(config, tmp_path, Watcher(step=lambda step, values: seen.append(values) if "reward" in values else None))
-    rewards = [row["reward"] for row in seen]
-    assert sum(rewards[-4:]) > sum(rewards[:4]) + 0.4
 
 
 def test_any_hugging_face_pair_relays_through_the_same_core(tmp_path: Path) -> None:
@@ -386,14 +415,17 @@ def test_any_hugging_face_pair_relays_through_the_same_core(tmp_path: Path) -> N
         "task.grader": "contains",
         "task.questions": 4,
         "warm_up.questions": 4,
-        "warm_up.steps": 30,
-        "warm_up.per_position": 0.3,
+        "warm_up.steps": 15,
         "steps": 1,
         "rollouts": {"group": 4, "items_per_step": 2, "most_tokens": 80},
     }
     rows: list[Mapping[str, float]] = []
     config = settings.load("relay-fleet", "relay", overrides)
-    execute(config, tmp_path / "run", Watcher(step=lambda step, values: rows.append(values) if "reward" in values else None))
+    execute(
+        config,
+        tmp_path / "run",
+        Watcher(step=lambda step, values: rows.append(values) if "reward" in values else None),
+    )
     assert rows[0]["calls"] > 0
     assert (tmp_path / "run/model/model.safetensors").exists()
 

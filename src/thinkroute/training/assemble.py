@@ -86,9 +86,7 @@ class Run:
         identity = f"{stage} {self.config.model_dump_json()}"
         return Checkpoint(self.output / f"checkpoint-{stage}.pt", identity, self.config.checkpoint_every)
 
-    def train(
-        self, trainer: Trainer, steps: int, stage: str, checkpoint: Checkpoint | None = None
-    ) -> None:
+    def train(self, trainer: Trainer, steps: int, stage: str, checkpoint: Checkpoint | None = None) -> None:
         """Run one stage; its checkpoint lies in the run's folder unless another is given."""
         self.watcher.stage(stage, steps)
         run_steps(
@@ -194,7 +192,7 @@ def assemble(config: AnyConfig, output: Path, watcher: Watcher) -> Run:
         gradient_checkpointing=section.gradient_checkpointing,
         lora_rank=section.lora_rank,
     )
-    sampler = TransformersSampler(section.path, learner)
+    sampler = TransformersSampler(section.path, learner, others=_other_checkpoints(config))
     if section.format == "qwen3":
         return Run(config, output, learner, sampler, task, QWEN3, watcher)
     first = natural_first_token(task.pool(64, config.seed), sampler)
@@ -210,6 +208,18 @@ def _others(config: AnyConfig) -> dict[str, Path]:
     if config.teacher.fleet is None:
         raise ConfigError("an embedded student needs an embedded teacher", param="teacher.fleet")
     return {TEACHER: config.teacher.directory or shipped.directory(config.teacher.fleet)}
+
+
+def _other_checkpoints(config: AnyConfig) -> dict[str, HuggingFaceLearner]:
+    """Checkpoints that programs call besides the learner; never trained."""
+    if not isinstance(config, RelayConfig):
+        return {}
+    from thinkroute.training.methods.relay_run import TEACHER
+
+    if config.teacher.path is None:
+        raise ConfigError("a checkpoint needs a checkpoint as its teacher", param="teacher.path")
+    section = config.teacher
+    return {TEACHER: HuggingFaceLearner(config.teacher.path, device=section.device, dtype=section.dtype)}
 
 
 def _task(config: TrainingConfig) -> Task:

@@ -209,12 +209,15 @@ class RelayRewardSection(Section):
     alone: NonNegative = Field(
         default=1.0, description="Taken from a wrong response without a call where only calls were right."
     )
-    cost: NonNegative = Field(default=1.0, description="Price of a response that is the teacher's throughout.")
+    cost: NonNegative = Field(
+        default=1.0, description="Price of a response that is the teacher's throughout."
+    )
     exploration: NonNegative = Field(
         default=1.0, description="For calling where nobody was right; 0 is an ablation."
     )
     explores: Literal["share", "once"] = Field(
-        default="share", description="share: in proportion to the teacher's tokens (the paper); once: for any call."
+        default="share",
+        description="share: in proportion to the teacher's tokens (the paper); once: for any call.",
     )
     malformed: NonNegative = Field(default=0.0, description="Taken for a command that calls nobody.")
 
@@ -240,7 +243,8 @@ class RelayWarmUpSection(Section):
         description="What the numbers in the commands are drawn from.",
     )
     per_position: Share = Field(
-        default=0.0, description="Probability of a command in front of every token; 0: `most_commands` decides."
+        default=0.0,
+        description="Probability of a command in front of every token; 0: `most_commands` decides.",
     )
     most_commands: Count = Field(default=3, description="Commands per answer, uniformly from 0.")
     clean_share: Share = Field(default=0.25, description="Answers without any command.")

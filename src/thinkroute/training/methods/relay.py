@@ -19,7 +19,7 @@ teacher tokens are trained): what is built here is the paper.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from thinkroute.programs.direct import direct
@@ -100,7 +100,7 @@ class Relay:
     task: Task
     thinking: ThinkingFormat
     reward: RelayReward = RelayReward()
-    limits: RelayLimits = RelayLimits()
+    limits: RelayLimits = field(default_factory=RelayLimits)
     calls: bool = True
     """Off for plain GRPO: the student alone, by the `direct` program."""
     group: int = 8

@@ -30,6 +30,8 @@ from thinkroute.types import FORCED, Arm, Effort, Price
 
 _ROWS_PER_ROUND = 512
 _TOP = 5
+TIMES_THE_SHARE = 4
+"""Random hand-overs of so much more text must still be worse than the relay."""
 
 
 def without_calls(student: str, effort: Effort, max_tokens: int | None) -> Program:
@@ -40,9 +42,7 @@ def without_calls(student: str, effort: Effort, max_tokens: int | None) -> Progr
     """
     left = max_tokens
     while True:
-        segment = yield Generate(
-            student, effort, left, until_text=CALL.open_tag, hides=CALL, without=CALL
-        )  # fmt: skip
+        segment = yield Generate(student, effort, left, until_text=CALL.open_tag, hides=CALL, without=CALL)
         if segment.finish != "text_end" or segment.logprobs is None:
             return Return(segment.finish)
         others = [text for text, _ in segment.logprobs[-1].top if text != CALL.open_tag]
@@ -203,23 +203,6 @@ def places(
     }
 
 
-def share_needed(
-    ask: Callable[[float], Answers], accuracy: float, *, most: float = 0.5, tries: int = 6
-) -> float | None:
-    """The smallest teacher share at which random hand-overs reach an accuracy, by bisection; None above `most`."""
-    if ask(most).quality_Q.mean() < accuracy:
-        return None
-    low, high = 0.0, most
-    for _ in range(tries):
-        middle = (low + high) / 2
-        answers = ask(middle)
-        if answers.quality_Q.mean() >= accuracy:
-            high = middle
-        else:
-            low = middle
-    return high
-
-
 def by(items: Sequence[Item], answers: Answers, key: Callable[[Item], object]) -> dict[str, dict[str, float]]:
     """Accuracy, teacher share and calls of parts of the questions."""
     parts: dict[str, list[int]] = {}
@@ -250,5 +233,7 @@ def lines_of(
     share = relayed.teacher_share
     if relayed.lengths:
         lines.append(table.line(bench.random_tokens(share, relayed.lengths, seed)))
+        more = bench.random_tokens(min(TIMES_THE_SHARE * share, 0.5), relayed.lengths, seed)
+        lines.append(replace(table.line(more), policy=f"random tokens, {TIMES_THE_SHARE} times the share"))
         lines += [table.random_queries(share), table.cascade(share), table.oracle_queries(share)]
     return lines

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from thinkroute.catalog import family_named
@@ -20,7 +18,7 @@ from thinkroute.training.batch import Row
 from thinkroute.training.learner import FleetLearner
 from thinkroute.training.losses import PolicyOptions
 from thinkroute.training.methods.relay import Relay, RelayReward
-from thinkroute.training.methods.relay_judge import BatchBench, by, lines_of, places, share_needed
+from thinkroute.training.methods.relay_judge import BatchBench, by, lines_of, places
 from thinkroute.training.methods.relay_warmup import Insertion, WarmUp
 from thinkroute.training.optimise import Checkpoint, OptimiserOptions
 from thinkroute.training.policy import PolicyTrainer, RolloutOptions
@@ -125,7 +123,10 @@ def _method(run: Run, config: RelayConfig, arm: Arm) -> Relay:
 def limits_of(config: RelayConfig) -> RelayLimits:
     """The relay's bounds, in training as in judging."""
     return RelayLimits(
-        config.most_calls, config.most_tokens_per_call, teacher_timeout_s=1e9, fixed_tokens=config.fixed_tokens
+        config.most_calls,
+        config.most_tokens_per_call,
+        teacher_timeout_s=1e9,
+        fixed_tokens=config.fixed_tokens,
     )
 
 
@@ -229,8 +230,3 @@ def judged(bench: BatchBench, method: Relay, ends: tuple[object, object], *, see
         unknown = RECIPES["student"].mixture.unknown
         findings["where"] = places(bench.items, written, relayed, teacher, unknown)
     return findings
-
-
-def write(findings: dict[str, object], path: Path) -> None:
-    """Store a report."""
-    path.write_text(json.dumps(findings, indent=1) + "\n")
