@@ -216,6 +216,9 @@ def judge_relay(reports: Reports) -> list[Verdict]:
             0.05,
         ),
     ]
+    for router in next(iter(main.values())).get("token_routers", ()):
+        gain = mean("relay", "gap_recovered") - router["gap_recovered"]
+        verdicts.append(at_least(f"part of the gap above {router['policy']}", gain, 0.0))
     if plain := reports.get("plain GRPO"):
         alone = _mean(plain, lambda r: _line(r, "plain GRPO")["accuracy"])
         verdicts.append(at_least("accuracy above plain GRPO", mean("relay", "accuracy") - alone, 0.05))
@@ -250,7 +253,7 @@ CAMPAIGNS: Mapping[str, Campaign] = {
             "relay",
             "relay-fleet",
             (
-                Variant("relay", {}),
+                Variant("relay", {"token_routers": 300}),
                 Variant("plain GRPO", {"calls": False, "reward.kind": "right"}),
                 Variant("relay", {}, 1),
                 Variant("relay", {}, 2),

@@ -271,6 +271,9 @@ class RelayConfig(TrainingConfig):
     advantage: Literal["group_norm_unbiased", "group_norm", "group_mean"] = "group_norm_unbiased"
     clip: Positive = 0.2
     kl: NonNegative = Field(default=0.0, description="Weight of the divergence from the warmed-up student.")
+    token_routers: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="Evaluation questions on which CITER and R2R are judged beside it; fleet only."
+    )
 
 
 AnyConfig = AdaptThinkConfig | AdaCoTConfig | FusionConfig | RelayConfig

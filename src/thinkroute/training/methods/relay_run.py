@@ -6,10 +6,12 @@ import copy
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, cast
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
 
 from thinkroute.catalog import family_named
-from thinkroute.evaluation.relay import Comparison
+from thinkroute.engines.embedded.vocabulary import Vocabulary
+from thinkroute.evaluation.relay import Answers, Comparison
 from thinkroute.fleet import shipped
 from thinkroute.fleet.recipe import RECIPES
 from thinkroute.programs.protocol import Call, Segment, ThinkingFormat
@@ -34,9 +36,11 @@ if TYPE_CHECKING:
 
 TEACHER = "relay-teacher"
 """What the teacher is called in trajectories."""
+_ROUTER_QUESTIONS = 400
+"""Questions a token router learns from."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Voice:
     """A sampler with another of its models in the learner's place: what samples of the teacher are drawn with."""
 
@@ -103,6 +107,9 @@ def run_relay(run: Run, config: RelayConfig) -> dict[str, object]:
         run.sampler.load(FleetLearner(config.model.fleet, run.output / "model").weights())
     run.watcher.stage("measuring after", 0)
     findings = judged(bench, method, (alone, taught), seed=config.seed)
+    if config.token_routers and config.model.fleet and config.teacher.fleet:
+        share = next(line["teacher_share"] for line in findings["policies"] if line["policy"] == "relay")
+        findings["token_routers"] = _token_routers(run, config, bench, kept, (alone, taught), share)
     return {"questions": {"pool": len(pool), "kept": len(kept), "evaluated": len(bench.items)}, **findings}
 
 
@@ -198,11 +205,9 @@ def _warm_up(run: Run, config: RelayConfig, arm: Arm, pool: Sequence[Item]) -> N
     run.train(trainer, section.steps, "warm-up", checkpoint)
 
 
-def judged(bench: BatchBench, method: Relay, ends: tuple[object, object], *, seed: int) -> dict[str, object]:
-    """What the trained student does, beside its baselines."""
-    from thinkroute.evaluation.relay import Answers
-
-    alone, taught = (cast("Answers", each) for each in ends)
+def judged(bench: BatchBench, method: Relay, ends: tuple[Answers, Answers], *, seed: int) -> dict[str, Any]:
+    """What the trained student does, beside its baselines; `ends` are the untrained student and the teacher, alone."""
+    alone, taught = ends
     table = Comparison(alone, taught)
     student, teacher = bench.arm.models
     if not method.calls:
@@ -218,7 +223,7 @@ def judged(bench: BatchBench, method: Relay, ends: tuple[object, object], *, see
     lines = lines_of(bench, alone, taught, relayed, seed=seed)
     lines.append(table.line(bench.banned("relay, calls banned")))
     lines.append(table.line(bench.relay("relay, no teacher", RelayLimits(0))[0]))
-    findings: dict[str, object] = {
+    findings: dict[str, Any] = {
         "policies": [
             {**asdict(line), "policy": {student: "student", teacher: "teacher"}.get(line.policy, line.policy)}
             for line in lines
@@ -230,3 +235,46 @@ def judged(bench: BatchBench, method: Relay, ends: tuple[object, object], *, see
         unknown = RECIPES["student"].mixture.unknown
         findings["where"] = places(bench.items, written, relayed, teacher, unknown)
     return findings
+
+
+def _token_routers(
+    run: Run,
+    config: RelayConfig,
+    bench: BatchBench,
+    pool: Sequence[Item],
+    ends: tuple[Answers, Answers],
+    share: float,
+) -> list[dict[str, Any]]:
+    """CITER and R2R beside the untrained student, on a part of the questions, at the relay's teacher share."""
+    from thinkroute.training.methods.token_router import Pair, RouterName, answer_all, fit
+
+    run.watcher.stage("token routers", 0)
+    folders = [
+        section.directory or shipped.directory(section.fleet or "")
+        for section in (config.model, config.teacher)
+    ]
+    student, teacher = (
+        FleetLearner(name, folder) for name, folder in zip(bench.arm.models, folders, strict=True)
+    )
+    vocabulary = Vocabulary(folders[0] / "tokenizer.json")
+    pair = Pair(bench.arm, student, teacher, run.sampler, run.task, vocabulary)
+    chosen = range(0, len(bench.items), max(1, len(bench.items) // config.token_routers))
+    items = [bench.items[place] for place in chosen]
+    low, high = (float(answers.quality_Q[list(chosen)].mean()) for answers in ends)
+    names: tuple[RouterName, ...] = ("CITER", "R2R")
+    lines: list[dict[str, Any]] = []
+    for name in names:
+        router = fit(name, pair, pool[:_ROUTER_QUESTIONS], share, seed=config.seed)
+        routed = answer_all(router, pair, items)
+        accuracy, theirs = fmean(routed.quality), sum(routed.teacher_tokens)
+        lines.append(
+            {
+                "policy": name,
+                "questions": len(items),
+                "accuracy": accuracy,
+                "teacher_share": theirs / (theirs + sum(routed.student_tokens)),
+                "gap_recovered": (accuracy - low) / (high - low) if high > low else None,
+                "labelled": router.positives,
+            }
+        )
+    return lines
