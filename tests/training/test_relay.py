@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -188,7 +188,7 @@ def test_the_loss_moves_for_commands_and_never_for_the_teacher_s_tokens(sampler:
     logp_BT.retain_grad()
     (-(logp_BT * batch.advantages_BT) * batch.mask_BT).sum().backward()  # pyright: ignore[reportUnknownMemberType]
     assert logp_BT.grad is not None
-    ids = batch.ids_BT[0, 1:].tolist()  # pyright: ignore[reportUnknownMemberType]
+    ids = cast("list[int]", batch.ids_BT[0, 1:].tolist())  # pyright: ignore[reportUnknownMemberType]
     call_id = sampler.encode("<call>")[0]
     begin = len(trajectory.prompt_ids) - 1
     owners = [span.owner for span in trajectory.spans for _ in span.ids]

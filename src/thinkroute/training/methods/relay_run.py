@@ -101,7 +101,10 @@ def run_relay(run: Run, config: RelayConfig) -> dict[str, object]:
         optimiser=OptimiserOptions(**config.optimiser.model_dump(), steps=config.steps),
         reference=reference,
     )
-    run.train(trainer, config.steps, "reinforce")
+    # What is measured afterwards changes no weight, so a run may be measured anew without being trained anew.
+    identity = config.model_dump_json(exclude={"evaluate", "token_routers", "checkpoint_every"})
+    checkpoint = Checkpoint(run.output / "checkpoint-reinforce.pt", identity, config.checkpoint_every)
+    run.train(trainer, config.steps, "reinforce", checkpoint)
     run.learner.save(run.output / "model")
     if config.model.fleet:  # judged is what is stored, rounded to bfloat16
         run.sampler.load(FleetLearner(config.model.fleet, run.output / "model").weights())

@@ -78,7 +78,8 @@ class Pair:
 def fit(name: RouterName, pair: Pair, items: Sequence[Item], share: float, *, seed: int = 0) -> TokenRouter:
     """Label the large model's answers to these questions, fit the probe, set its threshold for a teacher share."""
     answers = _references(pair, items)
-    features, labels = [], []
+    features: list[Tensor] = []
+    labels: list[bool] = []
     for answer in answers:
         features_TF, likeliest = _read(name, pair, answer)
         wanted = [likely != token for likely, token in zip(likeliest, answer.response_ids, strict=True)]
