@@ -402,7 +402,7 @@ def test_a_smoke_run_learns_and_leaves_a_whole_folder(tmp_path: Path) -> None:
     assert {"unknown_steps_by_teacher", "easy_questions_that_call"} <= set(stored["where"])
     policies = [line["policy"] for line in stored["policies"]]
     assert policies[:3] == ["student", "teacher", "relay"]
-    assert policies[-2:] == ["relay, calls banned", "relay, no teacher"]
+    assert {"relay, calls banned", "relay, no teacher"} <= set(policies)
     assert stored["questions"]["kept"] <= stored["questions"]["pool"] == 60
 
 

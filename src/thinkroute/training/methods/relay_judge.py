@@ -224,16 +224,18 @@ def by(items: Sequence[Item], answers: Answers, key: Callable[[Item], object]) -
     }
 
 
-def lines_of(
-    bench: BatchBench, student: Answers, teacher: Answers, relayed: Answers, *, seed: int
-) -> list[Line]:
-    """The relay beside every baseline at its teacher share."""
-    table = Comparison(student, teacher)
-    lines = [table.line(student), table.line(teacher), table.line(relayed)]
+def query_baselines(table: Comparison, relayed: Answers) -> list[Line]:
+    """Whole questions to the teacher, until it writes what it wrote in the relay."""
     share = relayed.teacher_share
-    if relayed.lengths:
-        lines.append(table.line(bench.random_tokens(share, relayed.lengths, seed)))
-        more = bench.random_tokens(min(TIMES_THE_SHARE * share, 0.5), relayed.lengths, seed)
-        lines.append(replace(table.line(more), policy=f"random tokens, {TIMES_THE_SHARE} times the share"))
-        lines += [table.random_queries(share), table.cascade(share), table.oracle_queries(share)]
-    return lines
+    return [table.random_queries(share), table.cascade(share), table.oracle_queries(share)] if share else []
+
+
+def random_baselines(bench: BatchBench, table: Comparison, relayed: Answers, *, seed: int) -> list[Line]:
+    """Hand-overs at random places, as long as the relay's: at its teacher share, and at several times of it."""
+    share = relayed.teacher_share
+    if not share:
+        return []
+    equal = bench.random_tokens(share, relayed.lengths, seed)
+    more = bench.random_tokens(min(TIMES_THE_SHARE * share, 0.5), relayed.lengths, seed)
+    name = f"random tokens, {TIMES_THE_SHARE} times the share"
+    return [table.line(equal), replace(table.line(more), policy=name)]

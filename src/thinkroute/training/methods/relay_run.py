@@ -20,7 +20,7 @@ from thinkroute.training.batch import Row
 from thinkroute.training.learner import FleetLearner
 from thinkroute.training.losses import PolicyOptions
 from thinkroute.training.methods.relay import Relay, RelayReward
-from thinkroute.training.methods.relay_judge import BatchBench, by, lines_of, places
+from thinkroute.training.methods.relay_judge import BatchBench, by, places, query_baselines, random_baselines
 from thinkroute.training.methods.relay_warmup import Insertion, WarmUp
 from thinkroute.training.optimise import Checkpoint, OptimiserOptions
 from thinkroute.training.policy import PolicyTrainer, RolloutOptions
@@ -68,6 +68,9 @@ def run_relay(run: Run, config: RelayConfig) -> dict[str, object]:
     arm = Arm("relay", (run.sampler.model, TEACHER), Effort(config.effort))
     pool = run.task.pool(config.task.questions, config.task.seed, config.task.split)
     run.sampler.load(run.learner.weights())
+    untrained: Weights = {}
+    if config.model.fleet:  # a checkpoint's are too many to keep
+        untrained = {name: values.copy() for name, values in run.learner.weights().items()}
     run.watcher.stage("measuring before", 0)
     bench = _bench(run, config, arm)
     alone = bench.alone(arm.models[0], sureness=True)[0]
@@ -109,7 +112,7 @@ def run_relay(run: Run, config: RelayConfig) -> dict[str, object]:
     if config.model.fleet:  # judged is what is stored, rounded to bfloat16
         run.sampler.load(FleetLearner(config.model.fleet, run.output / "model").weights())
     run.watcher.stage("measuring after", 0)
-    findings = judged(bench, method, (alone, taught), seed=config.seed)
+    findings = judged(bench, method, (alone, taught), untrained, seed=config.seed)
     if config.token_routers and config.model.fleet and config.teacher.fleet:
         share = next(line["teacher_share"] for line in findings["policies"] if line["policy"] == "relay")
         findings["token_routers"] = _token_routers(run, config, bench, kept, (alone, taught), share)
@@ -208,8 +211,18 @@ def _warm_up(run: Run, config: RelayConfig, arm: Arm, pool: Sequence[Item]) -> N
     run.train(trainer, section.steps, "warm-up", checkpoint)
 
 
-def judged(bench: BatchBench, method: Relay, ends: tuple[Answers, Answers], *, seed: int) -> dict[str, Any]:
-    """What the trained student does, beside its baselines; `ends` are the untrained student and the teacher, alone."""
+def judged(
+    bench: BatchBench, method: Relay, ends: tuple[Answers, Answers], untrained: Weights, *, seed: int
+) -> dict[str, Any]:
+    """What the trained student does, beside its baselines.
+
+    Args:
+        bench: Its sampler holds the trained student.
+        method: What was trained.
+        ends: The untrained student and the teacher, alone.
+        untrained: The untrained student, who hands over at random; empty leaves that baseline out.
+        seed: Of the random places.
+    """
     alone, taught = ends
     table = Comparison(alone, taught)
     student, teacher = bench.arm.models
@@ -223,9 +236,12 @@ def judged(bench: BatchBench, method: Relay, ends: tuple[Answers, Answers], *, s
             "by_level": by(bench.items, trained, lambda item: item.level),
         }
     relayed, written = bench.relay("relay", method.limits)
-    lines = lines_of(bench, alone, taught, relayed, seed=seed)
-    lines.append(table.line(bench.banned("relay, calls banned")))
-    lines.append(table.line(bench.relay("relay, no teacher", RelayLimits(0))[0]))
+    trained_alone = [bench.banned("relay, calls banned"), bench.relay("relay, no teacher", RelayLimits(0))[0]]
+    lines = [table.line(each) for each in (alone, taught, relayed, *trained_alone)]
+    lines += query_baselines(table, relayed)
+    if untrained:
+        bench.sampler.load(untrained)
+        lines += random_baselines(bench, table, relayed, seed=seed)
     findings: dict[str, Any] = {
         "policies": [
             {**asdict(line), "policy": {student: "student", teacher: "teacher"}.get(line.policy, line.policy)}
