@@ -47,7 +47,8 @@ async def test_the_shipped_student_calls_where_it_does_not_know_and_nowhere_else
     ) as bench:
         lines, relayed = await compare(bench, RelayLimits(most_calls=16))
     table = {line.policy: line for line in lines}
-    assert table["relay"].accuracy >= 0.9 > 0.7 > table["student"].accuracy
+    assert table["relay"].accuracy >= 0.9
+    assert table["student"].accuracy < 0.7
     assert table["relay"].teacher_share <= 0.03
     assert table["relay"].accuracy > table["random tokens"].accuracy + 0.2
     called = [
