@@ -24,12 +24,14 @@ from thinkroute.training.advantages import group_advantages
 from thinkroute.training.assemble import Watcher, execute
 from thinkroute.training.batch import Row, collate
 from thinkroute.training.forward import score
+from thinkroute.training.gates import judge_relay
 from thinkroute.training.learner import FleetLearner
 from thinkroute.training.methods.relay import Outcome, Relay, RelayReward, grade, reward_terms
 from thinkroute.training.methods.relay_judge import BatchBench, places, steps_of, without_calls
 from thinkroute.training.methods.relay_run import TEACHER, limits_of
 from thinkroute.training.methods.relay_warmup import PAPER_LENGTHS, Insertion, WarmUp, planned, with_commands
 from thinkroute.training.methods.token_router import Pair, RouterName, answer_all, fit
+from thinkroute.training.relay_plot import draw_relay
 from thinkroute.training.rollout import Attempt, roll_out
 from thinkroute.training.samplers import EmbeddedSampler
 from thinkroute.training.tasks import FleetTask, Item
@@ -470,3 +472,52 @@ def test_a_token_router_asks_where_the_student_does_not_know(
     silent = answer_all(replace(router, threshold=1e9), pair, items)
     assert silent.quality == list(alone.quality_Q), "without the teacher it is the student, token for token"
     assert silent.student_tokens == list(alone.student_tokens_Q)
+
+
+def report_of(accuracy: float, share: float, unknown: float, easy: float) -> dict[str, Any]:
+    def line(policy: str, right: float, teacher_share: float) -> dict[str, Any]:
+        recovered = (right - 0.5) / 0.5
+        return {
+            "policy": policy,
+            "accuracy": right,
+            "teacher_share": teacher_share,
+            "gap_recovered": recovered,
+        }
+
+    return {
+        "config": {"calls": True},
+        "policies": [
+            line("student", 0.5, 0),
+            line("teacher", 1.0, 1),
+            line("relay", accuracy, share),
+            line("random tokens", 0.51, share),
+            line("random tokens, 4 times the share", 0.53, 4 * share),
+            line("random queries", 0.5 + share / 2, share),
+            line("cascade", 0.53, share),
+        ],
+        "where": {
+            "unknown_steps_by_teacher": unknown,
+            "known_steps_by_teacher": 0.0,
+            "easy_questions_that_call": easy,
+        },
+    }
+
+
+def test_the_gates_hold_a_relay_to_gap_share_baselines_and_places(tmp_path: Path) -> None:
+    good, bad = report_of(0.9, 0.02, 0.9, 0.0), report_of(0.6, 0.05, 0.3, 0.2)
+    plain = {
+        **good,
+        "config": {"calls": False},
+        "policies": [{**good["policies"][0], "policy": "plain GRPO"}],
+    }
+    assert all(verdict.met for verdict in judge_relay({"relay": {0: good}, "plain GRPO": {0: plain}}))
+    missed = {verdict.promise for verdict in judge_relay({"relay": {0: bad}}) if not verdict.met}
+    assert missed == {
+        "part of the gap from student to teacher",
+        "teacher's share of the tokens",
+        "unknown operators whose result the teacher wrote",
+        "questions without unknown operators that call",
+    }
+    picture = tmp_path / "relay.svg"
+    draw_relay({"runs": {"relay": {"0": good}, "simple reward": {"0": bad}}}, picture)
+    assert "teacher" in picture.read_text(encoding="utf-8")
