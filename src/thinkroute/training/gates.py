@@ -253,7 +253,7 @@ CAMPAIGNS: Mapping[str, Campaign] = {
             "relay",
             "relay-fleet",
             (
-                Variant("relay", {"token_routers": 200}),
+                Variant("relay", {"token_routers": 300}),
                 Variant("plain GRPO", {"calls": False, "reward.kind": "right"}),
                 Variant("relay", {}, 1),
                 Variant("relay", {}, 2),
