@@ -1,6 +1,6 @@
 """A relayed answer, the teacher's tokens coloured; the same picture as HTML with `--html FILE`. Runs on the embedded fleet.
 
-No shipped student calls by itself yet, so a rule calls for one token after every ` is`: the result of a step.
+The student learned to call by `thinkroute train relay`: it does not know what three times four is.
 """
 
 from __future__ import annotations
@@ -25,10 +25,9 @@ async def main() -> list[tuple[str, str]]:
     log = RelayLog()
     async with relay_bench.opened_bench(
         [],
-        student=shipped.directory("student"),
+        student=shipped.relay_student_directory(),
         teacher=shipped.directory("teacher"),
         effort=Effort("on"),
-        rule=relay_bench.Rule(),
     ) as bench:
         program = relay(bench.arm, None, bench.thinking, RelayLimits(most_calls=16), log)
         prompt = Prompt([{"role": "user", "content": QUESTION}])

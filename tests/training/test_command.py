@@ -18,7 +18,7 @@ def test_the_shipped_configurations_are_listed() -> None:
     assert result.output.split() == settings.shipped()
 
 
-@pytest.mark.parametrize("method", ["fusion", "adaptthink", "adacot"])
+@pytest.mark.parametrize("method", ["fusion", "adaptthink", "adacot", "relay"])
 def test_help_says_what_to_watch(method: str) -> None:
     result = RUNNER.invoke(app, ["train", method, "--help"])
     assert "Watch" in result.output

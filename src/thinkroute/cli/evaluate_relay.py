@@ -24,6 +24,12 @@ def evaluate_relay(
     teacher: Annotated[
         Path | None, typer.Option(help="Folder of the teacher; default: the shipped one.")
     ] = None,
+    untrained: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the student before it learned to call, for `student` and `random tokens`; default: itself."
+        ),
+    ] = None,
     questions: Annotated[int, typer.Option("--n", min=10, help="Questions of the standard mix.")] = 500,
     effort: Annotated[str, typer.Option(help="off or on, for both.")] = "on",
     most_calls: Annotated[int, typer.Option(min=1, help="Commands that are answered per question.")] = 32,
@@ -63,6 +69,7 @@ def evaluate_relay(
             teacher=teacher or shipped.directory("teacher"),
             effort=Effort.parse(effort),
             rule=rule,
+            untrained=untrained,
         ) as bench:
             return await compare(bench, RelayLimits(most_calls=most_calls), fixed or (), seed=seed)
 

@@ -1,4 +1,4 @@
-"""`thinkroute train`: teach a model when to think."""
+"""`thinkroute train`: teach a model when to think, or when to call another."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 app = typer.Typer(
-    help="""Teach one model when to think: three published ways, one core.
+    help="""Teach one model when to think, or when to call a larger one: four published ways, one core.
 
     fusion      Qwen3's thinking-mode fusion: a model that always thinks becomes one that obeys /think and /no_think.
 
     adaptthink  AdaptThink: reinforcement with a bonus for answering at once, never at the price of accuracy.
 
     adacot      AdaCoT: penalties for thinking too little and too much, by labels.
+
+    relay       RelayLLM: a small model learns to call a large one for exactly the tokens it needs.
 
     Try one on the embedded fleet, on one CPU core, in minutes:
 
@@ -108,9 +110,29 @@ def adacot(
     _train("adacot", config, out, override, seed, json)
 
 
+@app.command("relay")
+def relay(
+    config: ConfigOption = "relay-fleet",
+    out: OutOption = Path("runs/relay"),
+    override: SetOption = None,
+    seed: SeedOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Learn to call a larger model for the tokens one cannot write oneself (arXiv 2601.05167).
+
+    Questions that the teacher cannot answer are left out. A warm-up puts commands at random into the student's own answers,
+    which teaches the syntax. Reinforcement then teaches when: being right alone earns most, being right with calls
+    earns less the more the teacher wrote, and calling is explored where nobody was right. `--set calls=false --set
+    reward.kind=right` is plain GRPO. Judge the result with `thinkroute evaluate-relay --student runs/relay/model`.
+
+    Watch `right` and `share`: the first rises while the second falls to what is needed.
+    """
+    _train("relay", config, out, override, seed, json)
+
+
 @app.command("gates")
 def gates(
-    method: Annotated[str, typer.Argument(help="adaptthink, adacot or fusion.")],
+    method: Annotated[str, typer.Argument(help="adaptthink, adacot, fusion or relay.")],
     work: Annotated[Path, typer.Option(help="Folder of the runs; finished ones are not run again.")] = Path(
         "runs"
     ),
@@ -158,8 +180,9 @@ def gates(
         save.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     if plot:
         from thinkroute.training.plot import draw
+        from thinkroute.training.relay_plot import draw_relay
 
-        draw(record, plot)
+        (draw_relay if method == "relay" else draw)(record, plot)
     stdout().print(_verdicts(record))
     if proving.failed(record):
         raise typer.Exit(1)
@@ -202,7 +225,7 @@ def _train(
     if as_json:
         typer.echo(msgspec.json.encode(report).decode())
         return
-    stdout().print(_table(report))
+    stdout().print(_policies(report) if method == "relay" else _table(report))
     stdout().print(
         f"written: {out / 'model'}, {out / 'report.json'}, {out / 'metrics-*.jsonl'}", highlight=False
     )
@@ -259,6 +282,22 @@ class _Live:
         for start in range(0, len(names), 4):
             grid.add_row(*(f"{name} {self._values[name]:.3f}" for name in names[start : start + 4]))
         self._live.update(Group(self._bars, grid))
+
+
+def _policies(report: Mapping[str, Any]) -> Table:
+    from rich.table import Table
+
+    table = Table("policy", "accuracy", "teacher's tokens", "calls", "gap")
+    for line in report["policies"]:
+        recovered = line["gap_recovered"]
+        table.add_row(
+            line["policy"],
+            f"{line['accuracy']:.3f}",
+            f"{line['teacher_share']:.1%}",
+            f"{line['calls']:.2f}",
+            "" if recovered is None else f"{recovered:.0%}",
+        )
+    return table
 
 
 def _table(report: Mapping[str, Any]) -> Table:

@@ -17,7 +17,7 @@ import asyncio
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from statistics import fmean
 from typing import Any
@@ -101,6 +101,8 @@ class Bench:
     thinking: ThinkingFormat
     max_tokens: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    untrained: str = ""
+    """Who stands alone and hands over at random, where the arm's student learned to call; empty: the student itself."""
 
     async def relay(self, policy: str, limits: RelayLimits) -> Answers:
         """Every question to the relay."""
@@ -116,8 +118,10 @@ class Bench:
     async def random_tokens(self, share: float, lengths: Sequence[int], seed: int) -> Answers:
         """Every question to a relay that hands over at random, aiming at this teacher share."""
         probability = probability_for(share, fmean(lengths))
+        student, teacher = self.arm.models
+        arm = replace(self.arm, models=(self.untrained or student, teacher))
         programs = [
-            random_relay(self.arm, self.max_tokens, probability, lengths, Random(f"{seed}/{place}"))  # noqa: S311
+            random_relay(arm, self.max_tokens, probability, lengths, Random(f"{seed}/{place}"))  # noqa: S311
             for place in range(len(self.questions))
         ]
         return await self._ask("random tokens", programs)
@@ -255,7 +259,8 @@ async def compare(
         seed: Of the random places.
     """
     student_name, teacher_name = bench.arm.models
-    student = await bench.alone(student_name, sureness=True)
+    student = await bench.alone(bench.untrained or student_name, sureness=True)
+    student = replace(student, policy=student_name)
     teacher = await bench.alone(teacher_name)
     table = Comparison(student, teacher)
     relayed = await bench.relay("relay", limits)

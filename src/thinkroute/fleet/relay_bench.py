@@ -19,7 +19,7 @@ from thinkroute.programs.relay import CALL
 from thinkroute.testing.calling import CallingEngine
 from thinkroute.types import Arm, Effort
 
-STUDENT, TEACHER = "student", "teacher"
+STUDENT, TEACHER, UNTRAINED = "student", "teacher", "untrained"
 _CONCURRENCY = 256
 
 
@@ -56,9 +56,21 @@ async def opened_bench(
     effort: Effort,
     rule: Rule | None = None,
     max_tokens: int | None = None,
+    untrained: Path | None = None,
 ) -> AsyncGenerator[Bench]:
-    """A student and a teacher in one embedded engine, greedy, at the shipped members' prices."""
-    engine = EmbeddedEngine({STUDENT: student, TEACHER: teacher}, queue_limit=_CONCURRENCY)
+    """A student and a teacher in one embedded engine, greedy, at the shipped members' prices.
+
+    Args:
+        questions: What they are asked.
+        student: Its folder.
+        teacher: Its folder.
+        effort: Of both.
+        rule: Where a student that was not trained to call is made to.
+        max_tokens: Cap on an answer.
+        untrained: Folder of the student before it learned to call: what the baselines are made of.
+    """
+    folders = {STUDENT: student, TEACHER: teacher, **({UNTRAINED: untrained} if untrained else {})}
+    engine = EmbeddedEngine(folders, queue_limit=_CONCURRENCY)
     asked: Engine = engine
     if rule is not None:
         tokenizer = student / "tokenizer.json"
@@ -68,11 +80,12 @@ async def opened_bench(
     try:
         yield Bench(
             Arm("relay", (STUDENT, TEACHER), effort),
-            {STUDENT: asked, TEACHER: engine},
-            {name: MEMBERS[name].price for name in (STUDENT, TEACHER)},
+            {STUDENT: asked, TEACHER: engine, UNTRAINED: engine},
+            {name: MEMBERS[STUDENT if name == UNTRAINED else name].price for name in folders},
             questions,
             ThinkingFormat(family.open_text, family.close_text, family.stop_text),
             max_tokens,
+            untrained=UNTRAINED if untrained else "",
         )
     finally:
         await engine.aclose()

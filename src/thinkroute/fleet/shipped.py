@@ -81,6 +81,11 @@ def cascade_directory() -> Path:
     return Path(str(files("thinkroute.fleet"))) / "cascade"
 
 
+def relay_student_directory() -> Path:
+    """The folder of the student that learned to call the teacher: half of a relay, and no member by itself."""
+    return Path(str(files("thinkroute.fleet"))) / "relay_student"
+
+
 def models() -> tuple[Model, ...]:
     """The members as the gateway serves them."""
     hybrid, thinking = family_named("thinkroute-fleet"), family_named("thinkroute-fleet-thinking")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import fmean, pstdev
+from statistics import fmean, pstdev, stdev
 from typing import Literal
 
-AdvantageName = Literal["raw", "group_mean", "group_norm", "gae"]
+AdvantageName = Literal["raw", "group_mean", "group_norm", "group_norm_unbiased", "gae"]
 _LEAST_SPREAD = 1e-6
 
 
@@ -14,8 +14,9 @@ def group_advantages(rewards_G: Sequence[float], name: AdvantageName) -> list[fl
     """One advantage per trajectory of a group.
 
     `raw` is the reward itself, for rewards that are centred already (AdaptThink). `group_mean` subtracts the group's mean
-    (Dr. GRPO, arXiv 2503.20783); `group_norm` also divides by its standard deviation (GRPO, arXiv 2402.03300). A group
-    whose rewards are all equal has advantages of exactly zero under both.
+    (Dr. GRPO, arXiv 2503.20783); `group_norm` also divides by its standard deviation (GRPO, arXiv 2402.03300), and
+    `group_norm_unbiased` by the sample's, as most trainers do. A group whose rewards are all equal has advantages of
+    exactly zero under all three.
 
     Raises:
         ValueError: the name is `gae`, which is per token and needs values.
@@ -27,7 +28,8 @@ def group_advantages(rewards_G: Sequence[float], name: AdvantageName) -> list[fl
     if min(rewards_G) == max(rewards_G):
         return [0.0] * len(rewards_G)
     mean = fmean(rewards_G)
-    spread = pstdev(rewards_G) if name == "group_norm" else 1.0
+    spreads = {"group_norm": pstdev, "group_norm_unbiased": stdev}
+    spread = spreads[name](rewards_G) if name in spreads else 1.0
     return [(reward - mean) / max(spread, _LEAST_SPREAD) for reward in rewards_G]
 
 

@@ -47,6 +47,7 @@ from thinkroute.training.settings import (
     FusionConfig,
     OptimiserSection,
     ReferenceSection,
+    RelayConfig,
     RolloutSection,
     TrainingConfig,
 )
@@ -104,13 +105,13 @@ class Run:
             folder = self.references
         return Checkpoint(folder / name, identity, self.config.checkpoint_every)
 
-    def train(self, trainer: Trainer, steps: int, stage: str, shared: Sequence[str] = ()) -> None:
-        """Run one stage; `shared` names the parts of the file it depends on, where those are not all."""
+    def train(self, trainer: Trainer, steps: int, stage: str, checkpoint: Checkpoint | None = None) -> None:
+        """Run one stage; its checkpoint lies in the run's folder unless another is given."""
         self.watcher.stage(stage, steps)
         run_steps(
             trainer,
             steps,
-            checkpoint=self.checkpoint(stage, shared),
+            checkpoint=checkpoint or self.checkpoint(stage),
             metrics=MetricsFile(self.output / f"metrics-{stage}.jsonl"),
             progress=self.watcher.step,
         )
@@ -151,6 +152,8 @@ def execute(
     (output / "config.json").write_text(config.model_dump_json(indent=1) + "\n")
     run = assemble(config, output, watcher or Watcher())
     run.references = references
+    if isinstance(config, RelayConfig):
+        return _relay(run, config)
     run.watcher.stage("measuring before", 0)
     before = _measured_before(run)
     if isinstance(config, AdaptThinkConfig):
@@ -175,6 +178,19 @@ def execute(
     return report
 
 
+def _relay(run: Run, config: RelayConfig) -> dict[str, object]:
+    """A relay has no modes to measure: its report is its own."""
+    from thinkroute.training.methods.relay_run import run_relay
+
+    report: dict[str, object] = {
+        "schema": "thinkroute.training.relay-report/1",
+        "config": config.model_dump(mode="json"),
+        **run_relay(run, config),
+    }
+    (run.output / "report.json").write_text(json.dumps(report, indent=1) + "\n")
+    return report
+
+
 def assemble(config: AnyConfig, output: Path, watcher: Watcher) -> Run:
     """Load what a run needs."""
     task = _task(config)
@@ -183,7 +199,7 @@ def assemble(config: AnyConfig, output: Path, watcher: Watcher) -> Run:
     if section.fleet is not None:
         directory = section.directory or shipped.directory(section.fleet)
         learner: Learner = FleetLearner(section.fleet, directory)
-        sampler: Sampler = EmbeddedSampler(section.fleet, directory, seats=seats)
+        sampler: Sampler = EmbeddedSampler(section.fleet, directory, others=_others(config), seats=seats)
         return Run(config, output, learner, sampler, task, QWEN3, watcher)
     from thinkroute.training.huggingface import TransformersSampler
 
@@ -195,11 +211,34 @@ def assemble(config: AnyConfig, output: Path, watcher: Watcher) -> Run:
         gradient_checkpointing=section.gradient_checkpointing,
         lora_rank=section.lora_rank,
     )
-    sampler = TransformersSampler(section.path, learner)
+    sampler = TransformersSampler(section.path, learner, others=_other_checkpoints(config))
     if section.format == "qwen3":
         return Run(config, output, learner, sampler, task, QWEN3, watcher)
     first = natural_first_token(task.pool(64, config.seed), sampler)
     return Run(config, output, learner, sampler, task, r1_distill(first), watcher, _R1_END)
+
+
+def _others(config: AnyConfig) -> dict[str, Path]:
+    """Members that programs call besides the learner."""
+    if not isinstance(config, RelayConfig):
+        return {}
+    from thinkroute.training.methods.relay_run import TEACHER
+
+    if config.teacher.fleet is None:
+        raise ConfigError("an embedded student needs an embedded teacher", param="teacher.fleet")
+    return {TEACHER: config.teacher.directory or shipped.directory(config.teacher.fleet)}
+
+
+def _other_checkpoints(config: AnyConfig) -> dict[str, HuggingFaceLearner]:
+    """Checkpoints that programs call besides the learner; never trained."""
+    if not isinstance(config, RelayConfig):
+        return {}
+    from thinkroute.training.methods.relay_run import TEACHER
+
+    if config.teacher.path is None:
+        raise ConfigError("a checkpoint needs a checkpoint as its teacher", param="teacher.path")
+    section = config.teacher
+    return {TEACHER: HuggingFaceLearner(config.teacher.path, device=section.device, dtype=section.dtype)}
 
 
 def _task(config: TrainingConfig) -> Task:
@@ -392,7 +431,7 @@ def _warm_up(run: Run, config: AdaCoTConfig, pool: list[Item], labels: Labels) -
         ),
         optimiser=_optimiser(config.warm_up.optimiser, config.warm_up.steps),
     )
-    run.train(trainer, config.warm_up.steps, "warm-up", WARM_UP_PARTS)
+    run.train(trainer, config.warm_up.steps, "warm-up", run.checkpoint("warm-up", WARM_UP_PARTS))
 
 
 def _fusion(run: Run, config: FusionConfig) -> dict[str, object]:

@@ -39,7 +39,7 @@ class Variant:
     @property
     def name(self) -> str:
         """The run's folder."""
-        return f"{self.label}-seed-{self.seed}"
+        return f"{self.label.replace(' ', '-')}-seed-{self.seed}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +220,46 @@ def judge_fusion(reports: Reports) -> list[Verdict]:
     ]
 
 
+def _line(report: Report, policy: str) -> Mapping[str, float]:
+    """One policy of a relay's report."""
+    return next(line for line in report["policies"] if line["policy"] == policy)
+
+
+def judge_relay(reports: Reports) -> list[Verdict]:
+    """Most of the gap for few teacher tokens, spent where the student does not know; above every baseline."""
+    main = reports["relay"]
+
+    def mean(policy: str, name: str) -> float:
+        return _mean(main, lambda r: _line(r, policy)[name])
+
+    def above(policy: str) -> Verdict:
+        gain = _mean(main, lambda r: _line(r, "relay")["accuracy"] - _line(r, policy)["accuracy"])
+        return at_least(f"accuracy above {policy}", gain, 0.05)
+
+    verdicts = [
+        at_least("part of the gap from student to teacher", mean("relay", "gap_recovered"), 0.7),
+        at_most("teacher's share of the tokens", mean("relay", "teacher_share"), 0.03),
+        *map(above, ("random tokens", "random tokens, 4 times the share", "random queries", "cascade")),
+        at_least(
+            "unknown operators whose result the teacher wrote",
+            _mean(main, lambda r: r["where"]["unknown_steps_by_teacher"]),
+            0.8,
+        ),
+        at_most(
+            "questions without unknown operators that call",
+            _mean(main, lambda r: r["where"]["easy_questions_that_call"]),
+            0.05,
+        ),
+    ]
+    for router in next(iter(main.values())).get("token_routers", ()):
+        gain = mean("relay", "gap_recovered") - router["gap_recovered"]
+        verdicts.append(at_least(f"part of the gap above {router['policy']}", gain, 0.0))
+    if plain := reports.get("plain GRPO"):
+        alone = _mean(plain, lambda r: _line(r, "plain GRPO")["accuracy"])
+        verdicts.append(at_least("accuracy above plain GRPO", mean("relay", "accuracy") - alone, 0.05))
+    return verdicts
+
+
 def _delta(value: float, *seeds: int) -> tuple[Variant, ...]:
     return tuple(Variant(f"delta={value}", {"delta": value}, seed) for seed in seeds)
 
@@ -272,6 +312,21 @@ CAMPAIGNS: Mapping[str, Campaign] = {
             "fusion-fleet",
             tuple(Variant("fusion", {}, seed) for seed in (0, 1, 2)),
             judge_fusion,
+        ),
+        Campaign(
+            "relay",
+            "relay-fleet",
+            (
+                Variant("relay", {"token_routers": 300}),
+                Variant("plain GRPO", {"calls": False, "reward.kind": "right"}),
+                Variant("relay", {}, 1),
+                Variant("relay", {}, 2),
+                Variant("simple reward", {"reward.kind": "simple"}),
+                Variant("no bonus", {"reward.bonus": 0.0}),
+                Variant("no exploration", {"reward.exploration": 0.0}),
+                Variant("always 4 tokens", {"fixed_tokens": 4}),
+            ),
+            judge_relay,
         ),
     )
 }

@@ -1,19 +1,22 @@
 """Rollouts by Transformers, with the learner's own weights: nothing to push, and exact ids on both sides.
 
 Slow next to a serving engine, but it runs wherever the model trains. Behaviour log-probabilities are recorded from the
-very logits the tokens were drawn from. Calls of one batch must share their sampling settings; seeds are per batch, so
-unlike the embedded engine's, a row's tokens depend on who shares its batch.
+very logits the tokens were drawn from. Calls that share model and sampling settings are worked on together; seeds are
+per batch, so unlike the embedded engine's, a row's tokens depend on who shares its batch. Frozen models that programs call
+besides the learner must have its tokenizer: ids are handed over as they are.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from thinkroute.errors import UnsupportedRequest
+from thinkroute.errors import UnknownModel
+from thinkroute.programs.asides import Asides
 from thinkroute.programs.protocol import Call, Segment, SegmentFinish, TokenLogprob
 from thinkroute.training.learner import HuggingFaceLearner
 from thinkroute.training.samplers import Weights
@@ -28,14 +31,22 @@ class TransformersSampler:
     Args:
         path: Where the tokenizer lies.
         learner: Whose weights are used.
+        others: Frozen models by the names that programs call them by.
         rows: Sequences generated at once.
     """
 
-    def __init__(self, path: str, learner: HuggingFaceLearner, *, rows: int = 64) -> None:
+    def __init__(
+        self,
+        path: str,
+        learner: HuggingFaceLearner,
+        *,
+        others: Mapping[str, HuggingFaceLearner] | None = None,
+        rows: int = 64,
+    ) -> None:
         import transformers
 
         self.model = learner.name
-        self._learner = learner
+        self._models = {**(others or {}), self.model: learner}
         self._tokenizer: Any = cast("Any", transformers).AutoTokenizer.from_pretrained(path)
         self._rows = rows
         self._close_ids = self.encode("</think>")
@@ -48,36 +59,53 @@ class TransformersSampler:
     def prompt_ids(self, call: Call) -> list[int]:
         """The chat template's prompt and the exact ids of the message so far."""
         settings: dict[str, Any] = {"add_generation_prompt": True, "tokenize": False}
-        if call.effort.level in ("on", "off") and not call.prefix:
+        opens_itself = call.prefix_text.lstrip().startswith("<think>")
+        if call.effort.level in ("on", "off") and not opens_itself:
             settings["enable_thinking"] = call.effort.level == "on"
         text = self._tokenizer.apply_chat_template(list(call.messages), **settings)
-        ids = self.encode(text)
+        prefix: list[int] = []
         for segment in call.prefix:
             if segment.token_ids is not None and segment.owner != FORCED:
-                ids += segment.token_ids
+                prefix += segment.token_ids
             else:
-                ids += self.encode(segment.text)
-        return ids
+                prefix += self.encode(segment.text)
+        return self.encode(text) + (prefix if call.without is None else self._stripped(prefix, call.without))
+
+    def _stripped(self, ids: Sequence[int], asides: Asides) -> list[int]:
+        """The ids without commands; encoded again where a command does not begin and end with a token."""
+        kept = asides.kept([self._tokenizer.decode([token_id]) for token_id in ids])
+        if kept is None:
+            return self.encode(asides.removed(self._tokenizer.decode(ids)))
+        return [ids[place] for place in kept]
 
     def load(self, weights: Weights) -> None:
         """Nothing to do: the learner's weights are used where they are."""
 
     def generate(self, calls: Sequence[Call]) -> list[Segment]:
-        """One segment per call, in batches of prompts of similar length."""
+        """One segment per call, in batches of like calls with prompts of similar length.
+
+        Raises:
+            UnknownModel: neither the learner nor one of the others.
+        """
         prompts = [self.prompt_ids(call) for call in calls]
-        order = sorted(range(len(calls)), key=lambda index: len(prompts[index]))
+        alike: dict[str, list[int]] = {}
+        for index, call in enumerate(calls):
+            alike.setdefault(repr(_shared(call)), []).append(index)
         segments: dict[int, Segment] = {}
-        for start in range(0, len(order), self._rows):
-            chosen = order[start : start + self._rows]
-            made = self._batch([calls[index] for index in chosen], [prompts[index] for index in chosen])
-            segments.update(zip(chosen, made, strict=True))
+        for indices in alike.values():
+            order = sorted(indices, key=lambda index: len(prompts[index]))
+            for start in range(0, len(order), self._rows):
+                chosen = order[start : start + self._rows]
+                made = self._batch([calls[index] for index in chosen], [prompts[index] for index in chosen])
+                segments.update(zip(chosen, made, strict=True))
         return [segments[index] for index in range(len(calls))]
 
     def _batch(self, calls: Sequence[Call], prompts: Sequence[list[int]]) -> list[Segment]:
         first = calls[0]
-        if any(_shared(call) != _shared(first) for call in calls):
-            raise UnsupportedRequest("calls of one batch must share their sampling settings")
-        device = next(self._learner.module.parameters()).device
+        if first.model not in self._models:
+            raise UnknownModel(f"no model {first.model!r}; known: {', '.join(self._models)}", param="model")
+        learner = self._models[first.model]
+        device = next(learner.module.parameters()).device
         width = max(map(len, prompts))
         pad = self._tokenizer.pad_token_id or 0
         ids_BT = torch.tensor([[pad] * (width - len(ids)) + ids for ids in prompts], device=device)
@@ -85,9 +113,11 @@ class TransformersSampler:
         temperature = float(first.options.get("temperature") or 0.0)
         torch.manual_seed(int(first.options.get("seed") or 0))  # pyright: ignore[reportUnknownMemberType]
         ends = [self._tokenizer.eos_token_id, *(self._close_ids if first.until_thinking_end else ())]
-        self._learner.module.eval()
+        # Texts of several tokens are looked for by Transformers itself; it needs the tokenizer for that.
+        until = {"stop_strings": [first.until_text], "tokenizer": self._tokenizer} if first.until_text else {}
+        learner.module.eval()
         with torch.no_grad():
-            made: Any = self._learner.model.generate(
+            made: Any = learner.model.generate(
                 ids_BT,
                 attention_mask=real_BT,
                 max_new_tokens=max(call.max_tokens or _MOST_TOKENS for call in calls),
@@ -99,6 +129,7 @@ class TransformersSampler:
                 pad_token_id=pad,
                 return_dict_in_generate=True,
                 output_scores=True,
+                **until,
             )
         new_BT = cast("list[list[int]]", made.sequences[:, width:].tolist())
         return [
@@ -119,19 +150,28 @@ class TransformersSampler:
         stop = next((place for place, token_id in enumerate(ids[:length]) if token_id in ends), None)
         kept = ids[: length if stop is None else stop + 1]
         finish: SegmentFinish = "length" if stop is None else "stop"
+        if call.until_text and (end := self._place_of(call.until_text, kept)) is not None:
+            kept, stop, finish = kept[: end + 1], end, "text_end"
         if stop is not None and call.until_thinking_end and kept[-1] in self._close_ids:
             finish = "thinking_end"
         logprobs = self._logprobs(call, kept, scores, row) if call.options.get("logprobs") else None
         shown = kept[:-1] if finish == "stop" else kept
         return Segment(
             self._tokenizer.decode(shown),
-            self.model,
+            call.model,
             finish,
             tuple(kept),
             logprobs,
             Usage(len(prompt), len(kept), self._reasoning(kept), provenance="counted"),
             thinking_closed=self._closed([*prompt, *kept]),
         )
+
+    def _place_of(self, text: str, ids: Sequence[int]) -> int | None:
+        """The token with which a text is complete; None where it does not occur."""
+        place = bisect_left(
+            range(len(ids)), True, key=lambda last: text in self._tokenizer.decode(ids[: last + 1])
+        )
+        return place if place < len(ids) else None
 
     def _logprobs(
         self, call: Call, kept: Sequence[int], scores: Sequence[Tensor], row: int
@@ -161,4 +201,5 @@ class TransformersSampler:
 
 
 def _shared(call: Call) -> Mapping[str, Any]:
-    return {"until": call.until_thinking_end, **{k: v for k, v in call.options.items() if k != "seed"}}
+    options = {name: value for name, value in sorted(call.options.items()) if name != "seed"}
+    return {"model": call.model, "until": (call.until_thinking_end, call.until_text), **options}

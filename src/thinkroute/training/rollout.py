@@ -8,7 +8,7 @@ an `Opening`, and carries the sampler's own log-probability.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from thinkroute.programs.driver import Prompt, run_batch
@@ -57,7 +57,8 @@ class _Recorder:
     def generate(self, calls: Sequence[Call]) -> Sequence[Segment]:
         for call in calls:
             if (index := self._runs.get(id(call.messages))) is not None:
-                self.inputs[index].append(self._sampler.prompt_ids(call))
+                # Commands that this model must not see are in the trajectory all the same.
+                self.inputs[index].append(self._sampler.prompt_ids(replace(call, without=None)))
         return self._sampler.generate(calls)
 
 

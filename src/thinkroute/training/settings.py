@@ -208,11 +208,89 @@ class FusionConfig(TrainingConfig):
     )
 
 
-AnyConfig = AdaptThinkConfig | AdaCoTConfig | FusionConfig
-KINDS: Mapping[str, type[AdaptThinkConfig | AdaCoTConfig | FusionConfig]] = {
+class RelayRewardSection(Section):
+    """RelayLLM's reward."""
+
+    kind: Literal["difficulty", "simple", "right"] = Field(
+        default="difficulty", description="simple: right minus cost; right: plain GRPO's."
+    )
+    bonus: NonNegative = Field(default=0.5, description="For being right without a call; 0 is an ablation.")
+    alone: NonNegative = Field(
+        default=1.0, description="Taken from a wrong response without a call where only calls were right."
+    )
+    cost: NonNegative = Field(
+        default=1.0, description="Price of a response that is the teacher's throughout."
+    )
+    exploration: NonNegative = Field(
+        default=1.0, description="For calling where nobody was right; 0 is an ablation."
+    )
+    explores: Literal["share", "once"] = Field(
+        default="share",
+        description="share: in proportion to the teacher's tokens (the paper); once: for any call.",
+    )
+    malformed: NonNegative = Field(default=0.0, description="Taken for a command that calls nobody.")
+
+
+class RelayFilterSection(Section):
+    """Which questions the teacher can help with; 0 samples keep all."""
+
+    samples: Annotated[int, Field(ge=0)] = 10
+    least: Share = Field(default=0.5, description="Smallest pass rate of the teacher.")
+    temperature: Positive = 0.7
+    top_p: Share = 0.95
+
+
+class RelayWarmUpSection(Section):
+    """Commands put into the student's own answers; 0 steps skip it."""
+
+    steps: Annotated[int, Field(ge=0)] = 200
+    questions: Count = 1500
+    samples: Count = Field(default=1, description="Answers per question.")
+    temperature: Positive = 0.3
+    lengths: tuple[Count, ...] = Field(
+        default=tuple(digit * 10**power for power in range(4) for digit in range(1, 10)),
+        description="What the numbers in the commands are drawn from.",
+    )
+    per_position: Share = Field(
+        default=0.0,
+        description="Probability of a command in front of every token; 0: `most_commands` decides.",
+    )
+    most_commands: Count = Field(default=3, description="Commands per answer, uniformly from 0.")
+    clean_share: Share = Field(default=0.25, description="Answers without any command.")
+    examples_per_step: Count = 32
+    optimiser: OptimiserSection = OptimiserSection(learning_rate=1e-3, schedule="linear")
+
+
+class RelayConfig(TrainingConfig):
+    """`thinkroute train relay`."""
+
+    method: Literal["relay"] = "relay"
+    teacher: ModelSection
+    effort: Literal["on", "off", "default"] = Field(default="on", description="Of student and teacher.")
+    calls: bool = Field(default=True, description="Off is plain GRPO: the same student, without a teacher.")
+    fixed_tokens: Count | None = Field(
+        default=None, description="Every call hands over so many tokens, whatever number it names."
+    )
+    most_calls: Count = 8
+    most_tokens_per_call: Count = 256
+    reward: RelayRewardSection = RelayRewardSection()
+    filter: RelayFilterSection = RelayFilterSection()
+    warm_up: RelayWarmUpSection = RelayWarmUpSection()
+    rollouts: RolloutSection = RolloutSection(group=8, items_per_step=32)
+    advantage: Literal["group_norm_unbiased", "group_norm", "group_mean"] = "group_norm_unbiased"
+    clip: Positive = 0.2
+    kl: NonNegative = Field(default=0.0, description="Weight of the divergence from the warmed-up student.")
+    token_routers: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="Evaluation questions on which CITER and R2R are judged beside it; fleet only."
+    )
+
+
+AnyConfig = AdaptThinkConfig | AdaCoTConfig | FusionConfig | RelayConfig
+KINDS: Mapping[str, type[AdaptThinkConfig | AdaCoTConfig | FusionConfig | RelayConfig]] = {
     "adaptthink": AdaptThinkConfig,
     "adacot": AdaCoTConfig,
     "fusion": FusionConfig,
+    "relay": RelayConfig,
 }
 
 
