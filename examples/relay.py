@@ -25,7 +25,7 @@ async def main() -> list[tuple[str, str]]:
     log = RelayLog()
     async with relay_bench.opened_bench(
         [],
-        student=shipped.relay_student_directory(),
+        student=shipped.directory("student-relay"),
         teacher=shipped.directory("teacher"),
         effort=Effort("on"),
     ) as bench:

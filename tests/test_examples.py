@@ -43,7 +43,7 @@ def test_the_transcript_shows_no_thinking_thinking_and_a_cut_and_stands_in_the_r
 
 def test_the_dial_moves_from_cheap_to_sure() -> None:
     said = run_example("library.py")
-    costs = [float(cost) for cost in re.findall(r"right answer: \S+, \$([\d.]+)", said)]
+    costs = [float(cost) for cost in re.findall(r"right answer: .+, \$([\d.]+)", said)]
     assert len(costs) == 2
     assert costs[0] < costs[1]
 

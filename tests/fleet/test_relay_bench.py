@@ -40,7 +40,7 @@ async def test_the_shipped_student_calls_where_it_does_not_know_and_nowhere_else
     questions = relay_bench.draw_questions(50, seed=1)
     async with relay_bench.opened_bench(
         questions,
-        student=shipped.relay_student_directory(),
+        student=shipped.directory("student-relay"),
         untrained=shipped.directory("student"),
         teacher=shipped.directory("teacher"),
         effort=Effort("on"),

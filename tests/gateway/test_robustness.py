@@ -30,7 +30,7 @@ CHAT = "/v1/chat/completions"
 
 
 def settings(upstream: FakeUpstream, **server: Any) -> dict[str, Any]:
-    timeouts = {"connect_s": 0.5, "first_byte_s": 0.3, "total_s": 0.8}
+    timeouts = {"connect_s": 1.0, "first_byte_s": 0.8, "total_s": 1.6}
     model = {"url": upstream.base_url, "timeouts": timeouts, "continuation": "prefill"}
     return {"models": {"qwen3": model}, "server": {"port": 0, **server}}
 

@@ -34,3 +34,22 @@ def test_a_configuration_of_another_method_is_refused() -> None:
 def test_a_misspelt_name_is_answered_with_the_likely_one() -> None:
     with pytest.raises(ConfigError, match="did you mean adacot-fleet"):
         settings.load("adacot-flet", "adacot")
+
+
+def test_an_overridden_value_is_read_as_in_the_file() -> None:
+    texts = [
+        "task.level_shares=[0.1, 0.1, 0.2, 0.3, 0.3]",
+        "optimiser.learning_rate=5e-4",
+        "model.fleet=student",
+    ]
+    overrides = settings.read_overrides(texts)
+    loaded = settings.load("adacot-fleet", "adacot", overrides)
+    assert loaded.task.level_shares == (0.1, 0.1, 0.2, 0.3, 0.3)
+    assert loaded.optimiser.learning_rate == 0.0005
+    assert loaded.model.fleet == "student"
+
+
+@pytest.mark.parametrize("text", ["steps", "=3", "task.level_shares=[0.1,"])
+def test_an_override_that_cannot_be_read_is_named(text: str) -> None:
+    with pytest.raises(ConfigError, match="setting"):
+        settings.read_overrides([text])

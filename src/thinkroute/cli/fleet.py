@@ -194,12 +194,14 @@ def export(
 
     check_folder(directory, "--dir")
     check_file(gguf, "--gguf")
-    root = directory or _package_weights()
     present = (
-        sorted(path.parent.name for path in root.glob("*/config.json")) if directory else shipped.names()
+        sorted(path.parent.name for path in directory.glob("*/config.json"))
+        if directory
+        else shipped.all_names()
     )
     _known([member], tuple(present))
-    export_gguf(root / member, gguf, name=f"thinkroute-fleet-{member}")
+    source = directory / member if directory else shipped.directory(member)
+    export_gguf(source, gguf, name=f"thinkroute-fleet-{member}")
     stdout().print(f"{member}: written to {gguf}", highlight=False)
 
 
@@ -214,7 +216,7 @@ def serve_members(
     from thinkroute.fleet import shipped
     from thinkroute.fleet.server import NAME_PREFIX, serve
 
-    members = _known(member, shipped.names())
+    members = _known(member, shipped.all_names())
     listed = ", ".join(NAME_PREFIX + name for name in members)
     stdout().print(f"{listed} at http://{host}:{port}/v1/completions", highlight=False, soft_wrap=True)
     serve(members, host, port)

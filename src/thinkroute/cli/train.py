@@ -150,7 +150,6 @@ def gates(
     import json
 
     from thinkroute.cli.console import out as stdout
-    from thinkroute.cli.fit import read_settings
     from thinkroute.cli.targets import check_figure, check_file, make_folder
 
     check_file(save, "--save")
@@ -159,6 +158,7 @@ def gates(
     try:
         from thinkroute.training import gates as proving
         from thinkroute.training.assemble import Watcher
+        from thinkroute.training.settings import read_overrides
     except ModuleNotFoundError as missing:
         raise ConfigError(f"training needs {missing.name}: pip install 'thinkroute[train]'") from missing
     if method not in proving.CAMPAIGNS:
@@ -171,7 +171,7 @@ def gates(
             method,
             work / method,
             questions=questions,
-            overrides=read_settings(override or []),
+            overrides=read_overrides(override or []),
             command=command,
             watcher=Watcher(live.stage, live.step),
             finished_only=finished_only,
@@ -204,14 +204,13 @@ def _train(
     import msgspec
 
     from thinkroute.cli.console import out as stdout
-    from thinkroute.cli.fit import read_settings
     from thinkroute.cli.targets import make_folder
     from thinkroute.training import settings
 
     if config == "list":
         stdout().print("\n".join(settings.shipped()), highlight=False)
         return
-    overrides: dict[str, object] = dict(read_settings(override or []))
+    overrides = settings.read_overrides(override or [])
     if seed is not None:
         overrides["seed"] = seed
     loaded = settings.load(config, method, overrides)

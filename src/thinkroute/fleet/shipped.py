@@ -49,26 +49,51 @@ MEMBERS: Mapping[str, Member] = MappingProxyType(
 )
 """Cheapest first. `base` is there to be trained: it offers no arm, and answers when it is asked for by name."""
 
+_DIAL = tuple(Effort("default", threshold=threshold) for threshold in (0.1, 0.5, 0.9))
+
+TRAINED: Mapping[str, Member] = MappingProxyType(
+    {
+        "student-relay": Member(Price(1.0, 4.0), ("relations",), efforts=()),
+        "base-fusion": Member(Price(6.0, 24.0), _COMMON),
+        "base-adacot": Member(Price(6.0, 24.0), _COMMON, switches=False, efforts=_DIAL[1:2]),
+        "base-adaptthink": Member(Price(6.0, 24.0), _COMMON, switches=False, efforts=_DIAL),
+    }
+)
+"""What `thinkroute train` made of members: `<member>-<method>`. `student-relay` is half of `relay_arm`: alone it is worse than
+the student, so it offers no arm of its own."""
+
 
 def names() -> tuple[str, ...]:
-    """The members, cheapest first."""
+    """The members that `thinkroute fleet build` makes, cheapest first."""
     return tuple(MEMBERS)
 
 
+def all_names() -> tuple[str, ...]:
+    """The members, and what was trained from them."""
+    return (*MEMBERS, *TRAINED)
+
+
 def directory(name: str) -> Path:
-    """The folder of one member, in Hugging Face's layout.
+    """The folder of one member, or of what was trained from one, in Hugging Face's layout.
 
     Raises:
-        KeyError: no member of that name is shipped.
+        KeyError: nothing of that name is shipped.
     """
+    if name in TRAINED:
+        return trained_directory() / name
     if name not in MEMBERS:
-        raise KeyError(f"the fleet ships no member {name!r}; it has {', '.join(MEMBERS)}")
+        raise KeyError(f"the fleet ships no member {name!r}; it has {', '.join(all_names())}")
     return weights_directory() / name
 
 
 def weights_directory() -> Path:
     """The folder that holds one folder per member."""
     return Path(str(files("thinkroute.fleet"))) / "weights"
+
+
+def trained_directory() -> Path:
+    """The folder that holds one folder per model trained from a member."""
+    return Path(str(files("thinkroute.fleet"))) / "trained"
 
 
 def router_directory() -> Path:
@@ -79,11 +104,6 @@ def router_directory() -> Path:
 def cascade_directory() -> Path:
     """The folder of the cascade fitted on the members' own answers."""
     return Path(str(files("thinkroute.fleet"))) / "cascade"
-
-
-def relay_student_directory() -> Path:
-    """The folder of the student that learned to call the teacher: half of a relay, and no member by itself."""
-    return Path(str(files("thinkroute.fleet"))) / "relay_student"
 
 
 def models() -> tuple[Model, ...]:
@@ -99,17 +119,29 @@ def models() -> tuple[Model, ...]:
             context_window=CONTEXT_WINDOW,
             capabilities=frozenset({"logprobs"}),
         )
-        for name, member in MEMBERS.items()
+        for name, member in (*MEMBERS.items(), *TRAINED.items())
     )
 
 
 def arms() -> tuple[Arm, ...]:
-    """Every member at the efforts it offers: with `cascade_arm`, the arms of the default gateway."""
-    return tuple(
-        Arm("budgeted" if effort.budget_tokens else "direct", (name,), effort)
-        for name, member in MEMBERS.items()
+    """Every member at the efforts it offers, and the relay: with `cascade_arm`, the arms of the default gateway."""
+    single = (
+        Arm(_program(effort), (name,), effort)
+        for name, member in (*MEMBERS.items(), *TRAINED.items())
         for effort in member.efforts
     )
+    return (*single, relay_arm())
+
+
+def _program(effort: Effort) -> str:
+    if effort.threshold is not None:
+        return "adaptive"
+    return "budgeted" if effort.budget_tokens else "direct"
+
+
+def relay_arm() -> Arm:
+    """The student that learned to call, and the teacher it calls."""
+    return Arm("relay", ("student-relay", "teacher"), Effort("on"))
 
 
 def cascade_arm() -> Arm:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
@@ -19,6 +20,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+_SCIENTIFIC = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
 
 
 class Section(BaseModel):
@@ -292,6 +294,24 @@ KINDS: Mapping[str, type[AdaptThinkConfig | AdaCoTConfig | FusionConfig | RelayC
     "fusion": FusionConfig,
     "relay": RelayConfig,
 }
+
+
+def read_overrides(texts: Sequence[str]) -> dict[str, object]:
+    """`name=value` texts, the value as YAML: `[0.5, 0.5]` is a list. 5e-4 is a number, which YAML 1.1 would doubt.
+
+    Raises:
+        ConfigError: a text without `=`, or with a value that YAML cannot read.
+    """
+    overrides: dict[str, object] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise ConfigError(f"setting {text!r} must have the form name=value")
+        try:
+            overrides[name] = float(value) if _SCIENTIFIC.fullmatch(value) else yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"setting {text!r}: the value is no YAML: {error}", param=name) from error
+    return overrides
 
 
 def shipped() -> list[str]:
