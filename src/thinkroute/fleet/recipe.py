@@ -96,11 +96,11 @@ RECIPES = {
             mixture=_expert(("times", *_PEOPLE), operators=1.0),
         ),
         Recipe(
-            "base", 96, 4, 4, 2, 32, 288, steps=15_500, learning_rate=2.5e-3, seed=13, tracing_share=0.36, constant_share=0.62,
+            "base", 96, 4, 4, 2, 32, 288, steps=15_800, learning_rate=2.5e-3, seed=13, tracing_share=0.3, constant_share=0.62,
             mixture=Mixture(
                 unknown=_RARE, families={**_ALL, "operators": 0.1}, switches=False, checks=2,
-                direct_share=0.4, direct_steps=(1, 2, 2, 2, 2, 3, 3, 3, 4), direct_own_share=0.1,
-                cut_share=0.2, cut_steps=(1, 1, 2, 2, 2, 3, 3, 4, 5, 6), drill_share=0.04, early_weight=0.5,
+                direct_share=0.46, direct_steps=(1, 2, 2, 2, 2, 3, 3, 3, 3, 4), direct_own_share=0.1,
+                cut_share=0.18, cut_steps=(1, 1, 2, 2, 2, 3, 3, 4, 5, 6), drill_share=0.04, early_weight=0.5,
             ),
         ),
         Recipe(
