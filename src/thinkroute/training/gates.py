@@ -88,13 +88,18 @@ def _mean(reports: Mapping[int, Report], read: Callable[[Report], float]) -> flo
     return fmean(read(report) for report in reports.values())
 
 
+JUDGED_DELTA = "delta=0.1"
+"""The paper's .05 is run beside it, and judged by nothing: on the fleet it stops just above half the length."""
+
+
 def judge_adaptthink(reports: Reports) -> list[Verdict]:
     """Issue's gate: half the length at no more than a point of accuracy, skipping thought where it is easy."""
-    main = reports["delta=0.05"]
+    main = reports[JUDGED_DELTA]
     shares = [fmean(values) for values in zip(*(_free(r, "direct") for r in main.values()), strict=True)]
     worst_rise = max(after - before for before, after in pairwise(shares))
     lengths = [
-        _mean(runs, lambda r: r["against_thinking"][EASY]["length_share"]) for runs in reports.values()
+        _mean(reports[label], lambda r: r["against_thinking"][EASY]["length_share"])
+        for label in sorted(reports)  # by delta
     ]
     worst_order = max(after - before for before, after in pairwise(lengths))
     return [
@@ -264,8 +269,9 @@ def _delta(value: float, *seeds: int) -> tuple[Variant, ...]:
     return tuple(Variant(f"delta={value}", {"delta": value}, seed) for seed in seeds)
 
 
-def _point(miss: float, over: float) -> Variant:
-    return Variant(f"miss={miss} over={over}", {"penalties.miss": miss, "penalties.over": over})
+def _point(miss: float, over: float) -> tuple[Variant, ...]:
+    penalties = {"penalties.miss": miss, "penalties.over": over}
+    return tuple(Variant(f"miss={miss} over={over}", penalties, seed) for seed in (0, 1, 2))
 
 
 MASKED, UNMASKED = "hard only, decision masked", "hard only, decision not masked"
@@ -292,7 +298,14 @@ CAMPAIGNS: Mapping[str, Campaign] = {
         Campaign(
             "adaptthink",
             "adaptthink-fleet",
-            (*_delta(0.05, 0, 1, 2), *_delta(0.1, 0), *_delta(0.2, 0)),
+            (
+                *_delta(0.1, 0),
+                *_delta(0.05, 0),
+                *_delta(0.2, 0),
+                *_delta(0.1, 1, 2),
+                *_delta(0.05, 1, 2),
+                *_delta(0.2, 1, 2),
+            ),
             judge_adaptthink,
             EASY,
         ),
@@ -300,7 +313,10 @@ CAMPAIGNS: Mapping[str, Campaign] = {
             "adacot",
             "adacot-fleet",
             (
-                *(_point(*penalties) for penalties in ((0.1, 0.3), (0.3, 0.3), (0.3, 0.1), (0.1, 0.6))),
+                *_point(0.1, 0.3),
+                *_point(0.3, 0.3),
+                *_point(0.3, 0.1),
+                *_point(0.1, 0.6),
                 _masking(MASKED, masks=True),
                 _masking(UNMASKED, masks=False),
             ),
