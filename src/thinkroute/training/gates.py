@@ -269,10 +269,12 @@ def _delta(value: float, *seeds: int) -> tuple[Variant, ...]:
     return tuple(Variant(f"delta={value}", {"delta": value}, seed) for seed in seeds)
 
 
-def _point(miss: float, over: float) -> tuple[Variant, ...]:
-    penalties = {"penalties.miss": miss, "penalties.over": over}
-    return tuple(Variant(f"miss={miss} over={over}", penalties, seed) for seed in (0, 1, 2))
+def _point(miss: float, over: float, seed: int) -> Variant:
+    return Variant(f"miss={miss} over={over}", {"penalties.miss": miss, "penalties.over": over}, seed)
 
+
+PENALTIES = ((0.1, 0.3), (0.3, 0.3), (0.3, 0.1), (0.1, 0.6))
+"""AdaCoT's operating points: for a missed thought, for a needless one."""
 
 MASKED, UNMASKED = "hard only, decision masked", "hard only, decision not masked"
 """The ablation of selective loss masking: the paper's mathematical stage with a judge that errs in a quarter."""
@@ -313,12 +315,10 @@ CAMPAIGNS: Mapping[str, Campaign] = {
             "adacot",
             "adacot-fleet",
             (
-                *_point(0.1, 0.3),
-                *_point(0.3, 0.3),
-                *_point(0.3, 0.1),
-                *_point(0.1, 0.6),
+                *(_point(*penalties, 0) for penalties in PENALTIES),
                 _masking(MASKED, masks=True),
                 _masking(UNMASKED, masks=False),
+                *(_point(*penalties, seed) for seed in (1, 2) for penalties in PENALTIES),
             ),
             judge_adacot,
             UNIFORM,
