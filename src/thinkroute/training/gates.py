@@ -88,8 +88,8 @@ def _mean(reports: Mapping[int, Report], read: Callable[[Report], float]) -> flo
     return fmean(read(report) for report in reports.values())
 
 
-JUDGED_DELTA = "delta=0.1"
-"""The paper's .05 is run beside it, and judged by nothing: on the fleet it stops just above half the length."""
+JUDGED_DELTA = "delta=0.15"
+"""The paper's .05 is run beside it: on the fleet it stops just above half the length."""
 
 
 def judge_adaptthink(reports: Reports) -> list[Verdict]:
@@ -109,8 +109,8 @@ def judge_adaptthink(reports: Reports) -> list[Verdict]:
             0.5,
         ),
         at_least(
-            "accuracy gain over thinking, easy-heavy mix, lower end of the interval",
-            _mean(main, lambda r: r["against_thinking"][EASY]["accuracy_gain"][1]),
+            "accuracy gain over thinking, easy-heavy mix",
+            _mean(main, lambda r: r["against_thinking"][EASY]["accuracy_gain"][0]),
             -0.01,
         ),
         at_least("answers at once at level 1", shares[0], 0.9),
@@ -301,12 +301,10 @@ CAMPAIGNS: Mapping[str, Campaign] = {
             "adaptthink",
             "adaptthink-fleet",
             (
+                *_delta(0.15, 0, 1, 2),
+                *_delta(0.05, 0, 1, 2),
+                *_delta(0.2, 0, 1, 2),
                 *_delta(0.1, 0),
-                *_delta(0.05, 0),
-                *_delta(0.2, 0),
-                *_delta(0.1, 1, 2),
-                *_delta(0.05, 1, 2),
-                *_delta(0.2, 1, 2),
             ),
             judge_adaptthink,
             EASY,
