@@ -12,7 +12,7 @@ from thinkroute.cli import data, evaluate, fit
 from thinkroute.errors import ConfigError, DataError
 from thinkroute.evaluation import leaderboard
 from thinkroute.evaluation.outcomes import read_outcomes, write_outcomes
-from thinkroute.routers import ROUTERS, OutcomeTable, fit_router, load_router, save_router
+from thinkroute.routers import ROUTERS, OutcomeTable, fit_router, load_router, read_card, save_router
 from thinkroute.types import Query
 
 app = typer.Typer()
@@ -54,6 +54,10 @@ def test_fit_saves_a_router_with_its_held_out_numbers(table: Path, tmp_path: Pat
     assert card["parameters"]["neighbours"] == 5
     assert card["notes"] == {"licence": "MIT"}
     assert 0 < card["metrics"]["held_out_quality"] <= card["metrics"]["held_out_quality_oracle"]
+    calibration = card["calibration"]
+    assert calibration["cells"] == sum(cells for _, _, cells in calibration["reliability"])
+    gaps = [cells * abs(said - found) for said, found, cells in calibration["reliability"]]
+    assert calibration["ece"] == pytest.approx(sum(gaps) / calibration["cells"])
     predictions = load_router(tmp_path / "r").predict(Query("add 7"), ("small@off", "large@high"))
     assert predictions["small@off"].quality.mean > 0.5
 
@@ -63,6 +67,15 @@ def test_fit_takes_every_router(table: Path, tmp_path: Path, router: str) -> Non
     out = run("fit", table, "-o", tmp_path / "r", "--router", router, "--no-check")
     assert router in out
     assert load_router(tmp_path / "r").name == router
+
+
+def test_fit_says_why_a_router_could_not_be_judged(table: Path, tmp_path: Path) -> None:
+    one = tmp_path / "one.parquet"
+    write_outcomes(read_outcomes(table).select_arms(["small@off"]), one)
+    assert "not judged: evaluation needs at least two arms" in " ".join(
+        run("fit", one, "-o", tmp_path / "r").split()
+    )
+    assert read_card(tmp_path / "r").calibration is None
 
 
 def test_fit_joins_several_tables(table: Path, tmp_path: Path) -> None:
