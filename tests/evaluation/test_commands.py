@@ -1,6 +1,7 @@
 """`thinkroute fit`, `evaluate` and `data`, as a user types them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +89,16 @@ def test_fit_joins_several_tables(table: Path, tmp_path: Path) -> None:
 def test_evaluate_prints_baselines_and_routers(table: Path) -> None:
     out = run("evaluate", table, *QUICK, "--seeds", "2")
     for word in ("oracle", "task lookup", "best single", "random mixing", "knn", "ridge", "AIQ"):
+        assert word in out
+
+
+def test_a_terminal_of_80_columns_gets_every_name_and_number_whole(table: Path) -> None:
+    """A table of two arms has the most columns; nothing is cut off with an ellipsis."""
+    out = run("evaluate", table, "--router", "matrix_factorisation", "--seeds", "1")
+    assert "…" not in out
+    rows = [line for line in out.splitlines() if "matrix_factorisation" in line or "CPT50" in line]
+    assert len(rows[0]) <= 80
+    for word in ("quality", "cost", "over best", "AIQ", "APGR", "CPT50", "CPT80", "µs"):
         assert word in out
 
 
@@ -258,7 +269,16 @@ def _gzip(text: str) -> bytes:
         (("evaluate", "TABLE", "--router", "x"), ConfigError, "unknown router 'x'"),
         (("evaluate", "TABLE", "TABLE"), ConfigError, "same name"),
         (("evaluate", "TABLE", "--all", "--set", "neighbours=3"), ConfigError, "for one router"),
+        (("evaluate", "TABLE", "--router", "knn", "--slow"), ConfigError, "give --all"),
+        (("evaluate", "TABLE", "--shots", "3"), ConfigError, "--split arm, where an arm is new"),
+        (("evaluate", "TABLE", "--router", "knn", "--plot", "x.gif"), ConfigError, "x.gif: use one of .svg"),
+        (("evaluate", "TABLE", "--arm", "small@off"), DataError, "own: evaluation needs at least two arms"),
         (("evaluate",), ConfigError, "nothing to evaluate"),
+        (("evaluate", "--data", "nowhere"), ConfigError, "nowhere holds none of llmrouter-9llm, "),
+        (("fit", "some-set", "-o", "r"), DataError, "'some-set' is neither a file nor one of the data sets"),
+        (("fit", "ungraded.parquet", "-o", "r", "--no-check"), DataError, "ungraded.parquet: cannot fit"),
+        (("fit", "routerdc-7llm", "-o", "r", "--data", "d"), DataError, "put its files there .*RouterDC"),
+        (("fit", "routerbench-11llm", "-o", "r", "--data", "d"), DataError, "`thinkroute data fetch"),
         (("evaluate-log", "TABLE", "--router", "knn"), DataError, "no column 'propensity'"),
         (("evaluate-log", "TABLE"), ConfigError, "which policy"),
         (("data", "convert", "nothing", "-o", "x", "--data", "."), ConfigError, "unknown data set"),
@@ -276,6 +296,9 @@ def test_mistakes_are_answered_with_the_fix(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("THINKROUTE_DATA", raising=False)
+    outcomes = read_outcomes(table)
+    nothing = {**outcomes.measured, "quality": np.full_like(outcomes.quality_QA, np.nan)}
+    write_outcomes(replace(outcomes, measured=nothing), tmp_path / "ungraded.parquet")
     with pytest.raises(error, match=words):
         run(*(table if argument == "TABLE" else argument for argument in arguments))
     assert not (tmp_path / "r").exists()

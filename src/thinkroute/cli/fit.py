@@ -49,7 +49,7 @@ def fit(
     from rich.status import Status
 
     from thinkroute.cli.console import err, out
-    from thinkroute.errors import ConfigError
+    from thinkroute.errors import ConfigError, DataError
     from thinkroute.evaluation.datasets import load_table
     from thinkroute.evaluation.leaderboard import Protocol
     from thinkroute.evaluation.outcomes import concat
@@ -70,7 +70,10 @@ def fit(
             held_out = _held_out(table, protocol, encoder, encoder_settings)
         status.update(f"fitting {router} on {len(table)} queries")
         reader = fit_encoder(encoder, table.texts, encoder_settings) if reads_text else None
-        fitted = fit_router(router, table, parameters=settings, encoder=reader)
+        try:
+            fitted = fit_router(router, table, parameters=settings, encoder=reader)
+        except DataError as error:
+            raise DataError(f"{', '.join(tables)}: {error.message}") from error
         card = save_router(
             fitted,
             output,
