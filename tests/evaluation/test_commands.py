@@ -14,7 +14,8 @@ from thinkroute.errors import ConfigError, DataError
 from thinkroute.evaluation import leaderboard
 from thinkroute.evaluation.outcomes import read_outcomes, write_outcomes
 from thinkroute.routers import ROUTERS, OutcomeTable, fit_router, load_router, read_card, save_router
-from thinkroute.types import Query
+from thinkroute.routers.table import ArmInfo
+from thinkroute.types import Price, Query
 
 app = typer.Typer()
 for command in (data, evaluate, fit):
@@ -77,6 +78,32 @@ def test_fit_says_why_a_router_could_not_be_judged(table: Path, tmp_path: Path) 
         run("fit", one, "-o", tmp_path / "r").split()
     )
     assert read_card(tmp_path / "r").calibration is None
+
+
+def test_a_new_arm_joins_a_fitted_graph_router_without_training(table: Path, tmp_path: Path) -> None:
+    """Its column and its price are enough; the arms that were there are predicted as before."""
+    outcomes = read_outcomes(table)
+    newer = replace(
+        outcomes.take(range(10)),
+        arms=("small@off", "medium@on"),
+        arm_info={"medium@on": ArmInfo("thinks a little", 14.0, Price(0.5, 1.0))},
+    )
+    write_outcomes(newer, tmp_path / "newer.parquet")
+    quick = ("--router", "graph", "--set", "steps=3", "--set", "folds=2", "--no-check")
+    run("fit", table, "-o", tmp_path / "old", *quick)
+    out = run("fit", tmp_path / "newer.parquet", "-o", tmp_path / "new", "--join", tmp_path / "old")
+    assert "joined: medium@on" in out
+    old, new = load_router(tmp_path / "old"), load_router(tmp_path / "new")
+    query = Query("add 7")
+    before, after = old.predict(query, outcomes.arms), new.predict(query, (*outcomes.arms, "medium@on"))
+    assert {arm: after[arm] for arm in before} == dict(before)
+    assert after["medium@on"].basis == "fitted"
+    assert after["medium@on"].cost_usd is not None
+    with pytest.raises(ConfigError, match="knows small@off, large@high already"):
+        run("fit", table, "-o", tmp_path / "again", "--join", tmp_path / "old")
+    run("fit", table, "-o", tmp_path / "knn", "--router", "constant", "--no-check")
+    with pytest.raises(ConfigError, match="router constant cannot take in an arm"):
+        run("fit", tmp_path / "newer.parquet", "-o", tmp_path / "again", "--join", tmp_path / "knn")
 
 
 def test_fit_joins_several_tables(table: Path, tmp_path: Path) -> None:

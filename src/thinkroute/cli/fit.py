@@ -38,6 +38,12 @@ def fit(
     check: Annotated[
         bool, typer.Option(help="First judge the router on held-out queries, and write that on its card.")
     ] = True,
+    join: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of a fitted graph router: the tables' new arms join it, nothing is trained."
+        ),
+    ] = None,
     data: DataOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -50,19 +56,21 @@ def fit(
 
     from thinkroute.cli.console import err, out
     from thinkroute.errors import ConfigError, DataError
-    from thinkroute.evaluation.datasets import load_table
     from thinkroute.evaluation.leaderboard import Protocol
-    from thinkroute.evaluation.outcomes import concat
     from thinkroute.routers import fit_router, router_kind, save_router
     from thinkroute.signals import fit_encoder
 
     if output.exists() and not output.is_dir():
         raise ConfigError(f"{output} is a file: a router is a folder, give --output another name")
     settings, encoder_settings = read_settings(setting or []), read_settings(encoder_setting or [])
+    if join is not None:
+        if settings or encoder_settings:
+            raise ConfigError(f"--join {join} trains nothing: leave out --set and --encoder-set")
+        _join(join, _read(tables, data), output, json)
+        return
     reads_text = router_kind(router).reads_text
     with Status("reading outcomes", console=err()) as status:
-        parts = [load_table(reference, data) for reference in tables]
-        table = parts[0] if len(parts) == 1 else concat(parts, [Path(reference).stem for reference in tables])
+        table = _read(tables, data)
         held_out = _HeldOut(unknown_because="--no-check")
         if check:
             status.update(f"judging {router} on held-out queries")
@@ -86,6 +94,31 @@ def fit(
         return
     out().print(f"{output}: {card.version}, {card.rows} queries, {len(card.arms)} arms", highlight=False)
     _print_held_out(held_out)
+
+
+def _read(tables: Sequence[str], data: Path | None) -> OutcomeTable:
+    from thinkroute.evaluation.datasets import load_table
+    from thinkroute.evaluation.outcomes import concat
+
+    parts = [load_table(reference, data) for reference in tables]
+    return parts[0] if len(parts) == 1 else concat(parts, [Path(reference).stem for reference in tables])
+
+
+def _join(folder: Path, table: OutcomeTable, output: Path, json: bool) -> None:
+    import msgspec
+
+    from thinkroute.cli.console import out
+    from thinkroute.cli.join import join_arms
+
+    card, joined = join_arms(folder, table, output)
+    if json:
+        typer.echo(msgspec.json.encode(card).decode())
+        return
+    out().print(
+        f"{output}: {card.version}, {len(card.arms)} arms; joined: {', '.join(joined)}",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def _print_held_out(held_out: _HeldOut) -> None:
