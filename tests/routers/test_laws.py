@@ -33,6 +33,7 @@ QUICKLY_TRAINED: dict[str, dict[str, Scalar]] = {
 }
 """The laws hold however long a router is trained."""
 FORMS: dict[str, tuple[str, dict[str, Scalar]]] = {
+    "Avengers-Pro's table": ("kmeans", {"clusters": 4, "nearest": 3, "prior_weight": 0.0}),
     "mlp that ranks": ("mlp", {"loss": "ranking"}),
     "pairwise factors": ("matrix_factorisation", {"form": "pairwise"}),
     "RouteLLM's factors": ("matrix_factorisation", {"form": "pairwise", "labels": "paper"}),
