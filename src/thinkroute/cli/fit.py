@@ -26,12 +26,16 @@ def register(app: typer.Typer) -> None:
 def fit(
     tables: Annotated[list[str], typer.Argument(help="Outcome tables: Parquet files or names of data sets.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the fitted router.")],
-    router: Annotated[str, typer.Option(help="Which router: guarded_knn, kmeans, …")] = "guarded_knn",
+    router: Annotated[
+        str, typer.Option(help="Which router: guarded_knn, kmeans, …; a wrong name lists all.")
+    ] = "guarded_knn",
     setting: Annotated[
         list[str] | None,
         typer.Option("--set", help="Setting of the router, e.g. neighbours=20 (repeatable)."),
     ] = None,
-    encoder: Annotated[str, typer.Option(help="Which encoder reads the text.")] = "blend",
+    encoder: Annotated[
+        str, typer.Option(help="Which encoder reads the text; a wrong name lists all.")
+    ] = "blend",
     encoder_setting: Annotated[
         list[str] | None, typer.Option("--encoder-set", help="Setting of the encoder (repeatable).")
     ] = None,
