@@ -60,3 +60,10 @@ def test_importing_reads_no_environment_and_opens_no_socket(module: str) -> None
         "socket.socket.connect = refuse\n"
         f"import {module}\n"
     )
+
+
+def test_the_package_runs_as_a_module() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "thinkroute", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("thinkroute ")

@@ -1,6 +1,7 @@
 """`thinkroute fit`, `evaluate` and `data`, as a user types them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,9 @@ from thinkroute.cli import data, evaluate, fit
 from thinkroute.errors import ConfigError, DataError
 from thinkroute.evaluation import leaderboard
 from thinkroute.evaluation.outcomes import read_outcomes, write_outcomes
-from thinkroute.routers import ROUTERS, OutcomeTable, fit_router, load_router, save_router
-from thinkroute.types import Query
+from thinkroute.routers import ROUTERS, OutcomeTable, fit_router, load_router, read_card, save_router
+from thinkroute.routers.table import ArmInfo
+from thinkroute.types import Price, Query
 
 app = typer.Typer()
 for command in (data, evaluate, fit):
@@ -54,6 +56,10 @@ def test_fit_saves_a_router_with_its_held_out_numbers(table: Path, tmp_path: Pat
     assert card["parameters"]["neighbours"] == 5
     assert card["notes"] == {"licence": "MIT"}
     assert 0 < card["metrics"]["held_out_quality"] <= card["metrics"]["held_out_quality_oracle"]
+    calibration = card["calibration"]
+    assert calibration["cells"] == sum(cells for _, _, cells in calibration["reliability"])
+    gaps = [cells * abs(said - found) for said, found, cells in calibration["reliability"]]
+    assert calibration["ece"] == pytest.approx(sum(gaps) / calibration["cells"])
     predictions = load_router(tmp_path / "r").predict(Query("add 7"), ("small@off", "large@high"))
     assert predictions["small@off"].quality.mean > 0.5
 
@@ -63,6 +69,41 @@ def test_fit_takes_every_router(table: Path, tmp_path: Path, router: str) -> Non
     out = run("fit", table, "-o", tmp_path / "r", "--router", router, "--no-check")
     assert router in out
     assert load_router(tmp_path / "r").name == router
+
+
+def test_fit_says_why_a_router_could_not_be_judged(table: Path, tmp_path: Path) -> None:
+    one = tmp_path / "one.parquet"
+    write_outcomes(read_outcomes(table).select_arms(["small@off"]), one)
+    assert "not judged: evaluation needs at least two arms" in " ".join(
+        run("fit", one, "-o", tmp_path / "r").split()
+    )
+    assert read_card(tmp_path / "r").calibration is None
+
+
+def test_a_new_arm_joins_a_fitted_graph_router_without_training(table: Path, tmp_path: Path) -> None:
+    """Its column and its price are enough; the arms that were there are predicted as before."""
+    outcomes = read_outcomes(table)
+    newer = replace(
+        outcomes.take(range(10)),
+        arms=("small@off", "medium@on"),
+        arm_info={"medium@on": ArmInfo("thinks a little", 14.0, Price(0.5, 1.0))},
+    )
+    write_outcomes(newer, tmp_path / "newer.parquet")
+    quick = ("--router", "graph", "--set", "steps=3", "--set", "folds=2", "--no-check")
+    run("fit", table, "-o", tmp_path / "old", *quick)
+    out = run("fit", tmp_path / "newer.parquet", "-o", tmp_path / "new", "--join", tmp_path / "old")
+    assert "joined: medium@on" in out
+    old, new = load_router(tmp_path / "old"), load_router(tmp_path / "new")
+    query = Query("add 7")
+    before, after = old.predict(query, outcomes.arms), new.predict(query, (*outcomes.arms, "medium@on"))
+    assert {arm: after[arm] for arm in before} == dict(before)
+    assert after["medium@on"].basis == "fitted"
+    assert after["medium@on"].cost_usd is not None
+    with pytest.raises(ConfigError, match="knows small@off, large@high already"):
+        run("fit", table, "-o", tmp_path / "again", "--join", tmp_path / "old")
+    run("fit", table, "-o", tmp_path / "knn", "--router", "constant", "--no-check")
+    with pytest.raises(ConfigError, match="router constant cannot take in an arm"):
+        run("fit", tmp_path / "newer.parquet", "-o", tmp_path / "again", "--join", tmp_path / "knn")
 
 
 def test_fit_joins_several_tables(table: Path, tmp_path: Path) -> None:
@@ -75,6 +116,16 @@ def test_fit_joins_several_tables(table: Path, tmp_path: Path) -> None:
 def test_evaluate_prints_baselines_and_routers(table: Path) -> None:
     out = run("evaluate", table, *QUICK, "--seeds", "2")
     for word in ("oracle", "task lookup", "best single", "random mixing", "knn", "ridge", "AIQ"):
+        assert word in out
+
+
+def test_a_terminal_of_80_columns_gets_every_name_and_number_whole(table: Path) -> None:
+    """A table of two arms has the most columns; nothing is cut off with an ellipsis."""
+    out = run("evaluate", table, "--router", "matrix_factorisation", "--seeds", "1")
+    assert "…" not in out
+    rows = [line for line in out.splitlines() if "matrix_factorisation" in line or "CPT50" in line]
+    assert len(rows[0]) <= 80
+    for word in ("quality", "cost", "over best", "AIQ", "APGR", "CPT50", "CPT80", "µs"):
         assert word in out
 
 
@@ -245,7 +296,16 @@ def _gzip(text: str) -> bytes:
         (("evaluate", "TABLE", "--router", "x"), ConfigError, "unknown router 'x'"),
         (("evaluate", "TABLE", "TABLE"), ConfigError, "same name"),
         (("evaluate", "TABLE", "--all", "--set", "neighbours=3"), ConfigError, "for one router"),
+        (("evaluate", "TABLE", "--router", "knn", "--slow"), ConfigError, "give --all"),
+        (("evaluate", "TABLE", "--shots", "3"), ConfigError, "--split arm, where an arm is new"),
+        (("evaluate", "TABLE", "--router", "knn", "--plot", "x.gif"), ConfigError, "x.gif: use one of .svg"),
+        (("evaluate", "TABLE", "--arm", "small@off"), DataError, "own: evaluation needs at least two arms"),
         (("evaluate",), ConfigError, "nothing to evaluate"),
+        (("evaluate", "--data", "nowhere"), ConfigError, "nowhere holds none of llmrouter-9llm, "),
+        (("fit", "some-set", "-o", "r"), DataError, "'some-set' is neither a file nor one of the data sets"),
+        (("fit", "ungraded.parquet", "-o", "r", "--no-check"), DataError, "ungraded.parquet: cannot fit"),
+        (("fit", "routerdc-7llm", "-o", "r", "--data", "d"), DataError, "put its files there .*RouterDC"),
+        (("fit", "routerbench-11llm", "-o", "r", "--data", "d"), DataError, "`thinkroute data fetch"),
         (("evaluate-log", "TABLE", "--router", "knn"), DataError, "no column 'propensity'"),
         (("evaluate-log", "TABLE"), ConfigError, "which policy"),
         (("data", "convert", "nothing", "-o", "x", "--data", "."), ConfigError, "unknown data set"),
@@ -263,6 +323,9 @@ def test_mistakes_are_answered_with_the_fix(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("THINKROUTE_DATA", raising=False)
+    outcomes = read_outcomes(table)
+    nothing = {**outcomes.measured, "quality": np.full_like(outcomes.quality_QA, np.nan)}
+    write_outcomes(replace(outcomes, measured=nothing), tmp_path / "ungraded.parquet")
     with pytest.raises(error, match=words):
         run(*(table if argument == "TABLE" else argument for argument in arguments))
     assert not (tmp_path / "r").exists()

@@ -243,7 +243,9 @@ def test_names_and_folders_that_do_not_exist_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match="llmrouter-9llm"):
         dataset("llmrouter")
-    with pytest.raises(DataError, match="thinkroute data fetch routerdc-7llm"):
+    with pytest.raises(DataError, match="thinkroute data fetch routerbench-11llm"):
+        convert("routerbench-11llm", tmp_path / "absent")
+    with pytest.raises(DataError, match="put its files there"):
         convert("routerdc-7llm", tmp_path / "absent")
     monkeypatch.delenv("THINKROUTE_DATA", raising=False)
     with pytest.raises(DataError, match="THINKROUTE_DATA"):

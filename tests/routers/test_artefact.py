@@ -2,14 +2,19 @@
 
 import json
 import pickle
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from thinkroute.errors import ConfigError, DataError
-from thinkroute.routers import OutcomeTable, fit_router, load_router, read_card, save_router
+from thinkroute.routers import CalibrationCard, OutcomeTable, fit_router, load_router, read_card, save_router
 from thinkroute.routers.registry import DEFAULT_ENCODER
+
+CALIBRATION = CalibrationCard(
+    cells=3, ece=0.25, brier=0.1, chosen_excess=-0.05, reliability=((0.25, 0.0, 1), (0.75, 1.0, 2))
+)
 
 
 @pytest.fixture
@@ -21,7 +26,11 @@ def folder(tmp_path: Path) -> Path:
         measured={"quality": np.array([[1.0, 0.0], [0.0, 1.0], [1.0, np.nan]])},
     )
     save_router(
-        fit_router("knn", table), tmp_path / "router", metrics={"quality": 0.5}, notes={"licence": "MIT"}
+        fit_router("knn", table),
+        tmp_path / "router",
+        metrics={"quality": 0.5, "aiq": float("nan")},
+        calibration=CALIBRATION,
+        notes={"licence": "MIT"},
     )
     return tmp_path / "router"
 
@@ -37,9 +46,18 @@ def test_the_card_says_what_the_router_is_and_where_it_came_from(folder: Path) -
     assert card.encoder is not None
     assert card.encoder.name == DEFAULT_ENCODER
     assert card.parameters["neighbours"] == 2
-    assert card.metrics == {"quality": 0.5}
+    assert card.metrics == {"quality": 0.5}, "what is not a number is left out, not written as null"
+    assert card.calibration == CALIBRATION
+    assert datetime.now(UTC) - datetime.fromisoformat(card.created) < timedelta(minutes=10)
     assert card.notes == {"licence": "MIT"}
     assert card.version == f"knn:{card.data_hash[:8]}"
+
+
+def test_a_card_written_before_calibration_was_kept_still_loads(folder: Path) -> None:
+    card = json.loads((folder / "router.json").read_text())
+    del card["calibration"]
+    (folder / "router.json").write_text(json.dumps(card))
+    assert read_card(folder).calibration is None
 
 
 def test_an_empty_folder_names_the_command_that_makes_a_router(tmp_path: Path) -> None:

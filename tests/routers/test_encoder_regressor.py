@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.routers.tiny_encoder import tiny_encoder
+from tests.routers.tiny_encoder import KINDS, tiny_encoder
 
 from thinkroute.errors import ConfigError, DataError
 from thinkroute.routers import OutcomeTable, load_router, read_card, save_router
@@ -98,6 +98,16 @@ def test_the_float_graph_computes_what_torch_does_and_int8_stays_near(pooling: s
     assert 0 < drift < 0.1 * wanted_QK.std(axis=0).max() + 0.02
     assert b"MatMulInteger" in rounded.parts.graph
     assert b"MatMulInteger" not in exact.parts.graph
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_encoders_of_other_families_are_trained_exported_and_served(kind: str) -> None:
+    """Rotary positions and sliding windows (ModernBERT), relative positions (DeBERTa): exporting checks the numbers."""
+    router = fitted(topics(40), model=tiny_encoder(kind), epochs=1, precision="int8")
+    for text in ("math sum of sea", "poem of the rain " * 20):
+        found = router.predict(Query(text), ("calculator", "poet"))["poet"]
+        assert found.answer_tokens is not None
+        assert 0 <= found.quality.mean <= 1
 
 
 def test_int8_predictions_drift_little_from_float32() -> None:

@@ -1,5 +1,7 @@
 """The six promises of `thinkroute.routers.base`, for every router in the table."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +32,19 @@ QUICKLY_TRAINED: dict[str, dict[str, Scalar]] = {
     "ensemble": {"members": "kmeans,ridge"},
 }
 """The laws hold however long a router is trained."""
+FORMS: dict[str, tuple[str, dict[str, Scalar]]] = {
+    "Avengers-Pro's table": ("kmeans", {"clusters": 4, "nearest": 3, "prior_weight": 0.0}),
+    "mlp that ranks": ("mlp", {"loss": "ranking"}),
+    "pairwise factors": ("matrix_factorisation", {"form": "pairwise"}),
+    "RouteLLM's factors": ("matrix_factorisation", {"form": "pairwise", "labels": "paper"}),
+    "hard HybridLLM": ("hybrid", {"labels": "hard"}),
+    "shifted HybridLLM": ("hybrid", {"labels": "shifted"}),
+    "GraphRouter's labels": ("graph", {"labels": "paper"}),
+    "graph of tasks": ("graph", {"task_nodes": True}),
+    "RouterDC's preset": ("routerdc", {"preset": "paper", "steps": 5}),
+    "ensemble of unlike members": ("ensemble", {"members": "constant,guarded_knn,task_lookup"}),
+}
+"""Forms of routers that settings choose: what the papers did, and other losses."""
 WORDS = ("add", "red", "seven", "if", "proof", "12", "x+y", "print(1)", "Why?", "für", "\n", "…")
 
 
@@ -64,7 +79,8 @@ def tables(draw: st.DrawFn) -> OutcomeTable:
 
 def fitted(name: str, table: OutcomeTable, texts: tuple[str, ...] | None = None) -> TableRouter:
     encoder = fit_encoder("hashed_ngrams", texts or table.texts, {"buckets": 256, "components": 6})
-    parameters = dict(QUICKLY_TRAINED.get(name, {}))
+    name, form = FORMS.get(name, (name, {}))
+    parameters = {**QUICKLY_TRAINED.get(name, {}), **form}
     if name == "encoder_regressor":
         parameters["model"] = tiny_encoder()
     return fit_router(name, table, parameters=parameters, encoder=encoder)
@@ -169,6 +185,76 @@ def test_a_saved_router_predicts_the_same_after_loading(
     assert again.version == router.version == card.version
     for query in QUERIES:
         assert again.predict(query, (*table.arms, "new")) == router.predict(query, (*table.arms, "new"))
+
+
+@pytest.mark.parametrize("name", list(FORMS))
+@settings(QUICK, max_examples=5)
+@given(table=tables())
+def test_other_forms_of_a_router_keep_the_promises_too(
+    name: str, table: OutcomeTable, tmp_path: Path
+) -> None:
+    turned = table.select_arms(table.arms[::-1])
+    router, other = fitted(name, table), fitted(name, turned)
+    save_router(other, tmp_path / "router")
+    again = load_router(tmp_path / "router")
+    batch = router.predict_batch(QUERIES, table.arms)
+    assert np.all((batch.quality.mean_QA >= 0) & (batch.quality.mean_QA <= 1))
+    assert np.all(batch.quality.std_QA >= 0)
+    for found in (other, again):
+        moments = found.predict_batch(QUERIES, table.arms).moments
+        for measure, expected in batch.moments.items():
+            np.testing.assert_allclose(moments[measure].mean_QA, expected.mean_QA, rtol=1e-6, atol=1e-9)
+            np.testing.assert_allclose(moments[measure].std_QA, expected.std_QA, rtol=1e-6, atol=1e-9)
+    for row, query in enumerate(QUERIES):
+        assert router.predict(query, table.arms)["arm0@off"].quality.mean == pytest.approx(
+            batch.at(row, "arm0@off").quality.mean, abs=1e-9
+        )
+
+
+def test_members_of_an_ensemble_may_keep_their_arms_in_another_order() -> None:
+    """GraphRouter sorts its arms by name, kNN keeps the table's order; columns must not be mixed up."""
+    quality_QA = np.tile([[1.0, 0.0, 0.5]], (20, 1))
+    table = table_of(quality_QA, tuple(f"text {WORDS[row % 12]} {row}" for row in range(20)))
+    turned = table.select_arms(("arm2@off", "arm1@off", "arm0@off"))
+    encoder = fit_encoder("hashed_ngrams", table.texts, {"buckets": 256, "components": 6})
+    router = fit_router("ensemble", turned, parameters={"members": "constant,graph"}, encoder=encoder)
+    found = router.predict(Query("text"), table.arms)
+    means = [found[arm].quality.mean for arm in table.arms]
+    assert means == pytest.approx([1.0, 0.0, 0.5], abs=1e-6)
+
+
+@ALL
+def test_tokens_and_dollars_come_with_their_uncertainty_as_quality_does(name: str) -> None:
+    rng = np.random.default_rng(0)
+    quality_QA = rng.uniform(size=(30, 3))
+    quality_QA[rng.uniform(size=quality_QA.shape) < 0.2] = np.nan
+    table = table_of(quality_QA, tuple(" ".join(rng.choice(WORDS, 5)) for _ in range(30)))
+    for prediction in fitted(name, table).predict(QUERIES[0], table.arms).values():
+        for estimate in (prediction.quality, prediction.answer_tokens, prediction.cost_usd):
+            assert estimate is not None
+            assert estimate.std > 0
+        assert prediction.answer_tokens is not None
+        assert 20 <= prediction.answer_tokens.mean <= 120
+
+
+def test_no_fitted_router_needs_torch_to_be_loaded_and_asked(tmp_path: Path) -> None:
+    table = table_of(
+        np.random.default_rng(0).uniform(size=(12, 2)), tuple(f"{WORDS[row]} {row}" for row in range(12))
+    )
+    for name in ROUTERS:
+        save_router(fitted(name, table), tmp_path / name)
+    program = (
+        "import sys\nfrom pathlib import Path\n"
+        "for library in ('torch', 'transformers', 'onnx'): sys.modules[library] = None\n"
+        "from thinkroute.routers import load_router\nfrom thinkroute.types import Query\n"
+        "for folder in sorted(Path(sys.argv[1]).iterdir()):\n"
+        "    router = load_router(folder)\n"
+        "    print(folder.name, len(router.predict(Query('add 12'), router.arms)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.split("\n")[:-1] == [f"{name} 2" for name in sorted(ROUTERS)], done.stderr
 
 
 @ALL

@@ -1,4 +1,4 @@
-"""A tiny random BERT with a tokenizer of its own, written to a folder as the Hugging Face hub would."""
+"""Tiny random encoders with a tokenizer of their own, written to a folder as the Hugging Face hub would."""
 
 from __future__ import annotations
 
@@ -30,9 +30,12 @@ WORDS = (
 )
 
 
+KINDS = ("bert", "modernbert", "deberta")
+
+
 @cache
-def tiny_encoder() -> str:
-    """Path of the folder; written once per process."""
+def tiny_encoder(kind: str = "bert") -> str:
+    """Path of the folder; written once per process and kind."""
     import torch as any_torch
     import transformers
 
@@ -62,13 +65,26 @@ def tiny_encoder() -> str:
     )
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        config = library.BertConfig(
-            vocab_size=len(vocabulary),
-            hidden_size=16,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            intermediate_size=32,
-            max_position_embeddings=64,
-        )
-        library.BertModel(config).save_pretrained(folder)
+        _model(library, kind, len(vocabulary)).save_pretrained(folder)
     return str(folder)
+
+
+def _model(library: Any, kind: str, vocabulary: int) -> Any:
+    sizes: dict[str, Any] = {
+        "vocab_size": vocabulary,
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "max_position_embeddings": 64,
+        "pad_token_id": 0,
+    }
+    if kind == "modernbert":
+        # Three layers, so that a sliding window stands beside attention to everything.
+        special = {"cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3}
+        windows = {"num_hidden_layers": 3, "local_attention": 8, "global_attn_every_n_layers": 2}
+        return library.ModernBertModel(library.ModernBertConfig(**{**sizes, **special, **windows}))
+    if kind == "deberta":
+        distances = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 16}
+        return library.DebertaV2Model(library.DebertaV2Config(**{**sizes, **distances}))
+    return library.BertModel(library.BertConfig(**sizes))

@@ -58,7 +58,7 @@ def test_saved_state_gives_the_same_vectors(model: str) -> None:
     ("settings", "message"),
     [
         ({}, "model is not set"),
-        ({"model": "/no/such/folder"}, "cannot be loaded"),
+        ({"model": "/no/such/folder"}, "is not a folder: give one with config.json"),
         ({"model": "m", "pooling": "max"}, "pooling='max'.*mean, cls"),
         ({"model": "m", "precision": "int4"}, "precision='int4'.*bfloat16"),
         ({"model": "m", "batch_size": 0}, "batch_size"),

@@ -123,6 +123,7 @@ def prove(
     from thinkroute.evaluation.cascade_files import read_answers
     from thinkroute.evaluation.cascade_report import judge_cascade, plot_cascades
     from thinkroute.evaluation.cascade_shift import judge_unseen
+    from thinkroute.evaluation.report import origin
     from thinkroute.routers.cascade import CascadeSettings, fit_cascade, save_cascade
 
     check_file(save, "--save")
@@ -139,7 +140,7 @@ def prove(
     unseen = judge_unseen(learned, judged, _PAIR, "teacher@on", settings, _QUERY_ROUTERS[:2])
     if save is not None:
         command = f"thinkroute cascade prove --fit {fitted_on} --eval {table}"
-        body = {"command": command, "reports": reports, "unseen_families": unseen}
+        body = {"origin": origin(command), "reports": reports, "unseen_families": unseen}
         save.write_bytes(msgspec.json.format(msgspec.json.encode(body), indent=1))
     if plot is not None:
         plot_cascades(reports, str(plot))

@@ -30,7 +30,7 @@ def register(app: typer.Typer) -> None:
 def list_datasets(data: DataOption = None, json: JsonOption = False) -> None:
     """List the public data sets thinkroute can read, and which of them lie here."""
     import msgspec
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from thinkroute.cli.console import out
     from thinkroute.evaluation.datasets import DATASETS, data_root, dataset
@@ -52,7 +52,7 @@ def list_datasets(data: DataOption = None, json: JsonOption = False) -> None:
         ]
         typer.echo(msgspec.json.encode(rows).decode())
         return
-    table = Table("name", "here", "fetch", "what", "licence")
+    table = Table(Column("name", no_wrap=True), "here", "fetch", "what", Column("licence", overflow="fold"))
     for found in known:
         yes_here, yes_fetch = ("yes" if flag else "–" for flag in (here[found.name], bool(found.remote)))
         table.add_row(found.name, yes_here, yes_fetch, found.title, found.licence)

@@ -98,12 +98,8 @@ def evaluate(
     from thinkroute.evaluation.outcomes import concat
     from thinkroute.evaluation.splits import SPLITS
     from thinkroute.routers import ROUTERS, router_kind
-    from thinkroute.signals import encoder_kind
 
     kinds: dict[str, SplitKind] = {kind: kind for kind in SPLITS}
-    if split not in kinds:
-        raise ConfigError(f"unknown split {split!r}: use one of {', '.join(SPLITS)}")
-    encoder_kind(encoder)
     named = tuple(dict.fromkeys(router or ()))
     for name in named:
         router_kind(name)
@@ -112,6 +108,9 @@ def evaluate(
         compared = (*(name for name in ROUTERS if slow or name not in SLOW_ROUTERS), *named)
     if setting and len(compared) != 1:
         raise ConfigError("--set is for one router: name it with --router")
+    if slow and named and not every:
+        raise ConfigError("--slow adds routers to --all: give --all, or name the router with --router")
+    _refuse_early(split, shots, encoder, plot)
     protocol = Protocol(
         tuple(dict.fromkeys(compared)),
         kinds[split],
@@ -146,6 +145,22 @@ def evaluate(
         out().print(f"wrote {path}", highlight=False, soft_wrap=True)
 
 
+def _refuse_early(split: str, shots: int, encoder: str, plot: Path | None) -> None:
+    """Refuse, before any data is read, what cannot work."""
+    from thinkroute.errors import ConfigError
+    from thinkroute.evaluation.plots import check_picture
+    from thinkroute.evaluation.splits import SPLITS
+    from thinkroute.signals import encoder_kind
+
+    if split not in SPLITS:
+        raise ConfigError(f"unknown split {split!r}: use one of {', '.join(SPLITS)}")
+    if shots and split != "arm":
+        raise ConfigError(f"--shots {shots} is for --split arm, where an arm is new, not for --split {split}")
+    encoder_kind(encoder)
+    if plot is not None:
+        check_picture(plot)
+
+
 def _load(references: list[str], data: Path | None, protocol: Protocol) -> dict[str, OutcomeTable]:
     """Tables by name. Without references: every data set that lies here and can be judged under this protocol."""
     from thinkroute.cli.console import err
@@ -159,9 +174,14 @@ def _load(references: list[str], data: Path | None, protocol: Protocol) -> dict[
             raise ConfigError("two tables have the same name: rename one, a report tells them apart by name")
         return loaded
     root = data_root(data)
-    here = [name for name in DATASETS if root is not None and (root / name).is_dir()]
-    if not here:
+    if root is None:
         raise ConfigError("nothing to evaluate: name a table, or give --data a directory of data sets")
+    here = [name for name in DATASETS if (root / name).is_dir()]
+    if not here:
+        raise ConfigError(
+            f"nothing to evaluate: {root} holds none of {', '.join(DATASETS)}; name a table, or give --data "
+            "the directory they lie in"
+        )
     found: dict[str, OutcomeTable] = {}
     for name in here:
         table = load_table(name, data)
@@ -178,6 +198,7 @@ def _judge(tables: dict[str, OutcomeTable], protocol: Protocol) -> list[Leaderbo
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from thinkroute.cli.console import err
+    from thinkroute.errors import DataError
     from thinkroute.evaluation.leaderboard import evaluate as evaluate_table
     from thinkroute.evaluation.leaderboard import fits_planned
 
@@ -185,7 +206,11 @@ def _judge(tables: dict[str, OutcomeTable], protocol: Protocol) -> list[Leaderbo
     boards: list[Leaderboard] = []
     with Progress(*columns, console=err(), transient=True) as bar:
         for name, table in tables.items():
-            task = bar.add_task(name, total=fits_planned(table, protocol))
+            try:
+                planned = fits_planned(table, protocol)
+            except DataError as error:
+                raise DataError(f"{name}: {error.message}") from error
+            task = bar.add_task(name, total=planned)
 
             def advance(line: str, task: int = task) -> None:
                 bar.update(bar.task_ids[task], description=line, advance=1)
@@ -215,21 +240,11 @@ def _draw(boards: list[Leaderboard], plot: Path | None, output: Path | None) -> 
 
 
 def _print_board(board: Leaderboard) -> None:
-    from rich import box
-    from rich.table import Table
+    from thinkroute.cli.console import out, print_whole
+    from thinkroute.evaluation.tables import describe, describe_leakage, describe_terminal, terminal_rows
 
-    from thinkroute.cli.console import out
-    from thinkroute.evaluation.tables import describe, describe_leakage, terminal_rows
-
-    header, *rows = terminal_rows(board)
-    grid = Table(title=board.table, box=box.SIMPLE, padding=(0, 1, 0, 0))
-    grid.add_column(header[0], no_wrap=True, max_width=16)
-    for name in header[1:]:
-        grid.add_column(name, justify="right", no_wrap=True)
-    for row in rows:
-        grid.add_row(row[0].strip("*"), *row[1:], style="bold" if row[0].startswith("**") else None)
-    out().print(grid)
-    lines = [describe(board), describe_leakage(board)]
+    print_whole(board.table, terminal_rows(board))
+    lines = [describe_terminal(board), describe(board), describe_leakage(board)]
     lines += [f"not judged: {dropped.router}: {dropped.reason}" for dropped in board.not_judged]
     for line in lines:
         out().print(line, highlight=False, markup=False)

@@ -96,19 +96,10 @@ def _fit(table: OutcomeTable, names: list[str], encoder: str) -> tuple[dict[str,
 
 
 def _print(results: MisrouteReport) -> None:
-    from rich import box
-    from rich.table import Table
+    from thinkroute.cli.console import out, print_whole
+    from thinkroute.evaluation.adversarial.report import describe, terminal_rows
 
-    from thinkroute.cli.console import out
-    from thinkroute.evaluation.adversarial.report import describe, rows
-
-    header, *lines = rows(results)
-    grid = Table(title=results.table, box=box.SIMPLE, padding=(0, 1, 0, 0))
-    for column, name in enumerate(header):
-        grid.add_column(name, justify="right" if column else "left")
-    for line in lines:
-        grid.add_row(*line)
-    out().print(grid)
+    print_whole(results.table, terminal_rows(results))
     out().print(describe(results), highlight=False, markup=False)
     for name, reason in results.not_judged.items():
         out().print(f"not judged: {name}: {reason}", highlight=False, markup=False)

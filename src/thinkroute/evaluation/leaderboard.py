@@ -132,6 +132,10 @@ def fits_planned(table: OutcomeTable, protocol: Protocol) -> int:
 
 
 def _folds(table: OutcomeTable, protocol: Protocol) -> list[Fold]:
+    if protocol.shots and protocol.split != "arm":
+        raise DataError(
+            f"shots={protocol.shots} are outcomes of a new arm: use split 'arm', not {protocol.split!r}"
+        )
     return folds(table, protocol.split, protocol.seeds, protocol.test_share, protocol.unseen)
 
 

@@ -23,14 +23,23 @@ _WIDTH, _HEIGHT = 6.4, 4.8
 _FORMATS: Final = (".svg", ".png", ".pdf")
 
 
+def check_picture(path: Path) -> None:
+    """Refuse what cannot be drawn, before anything is computed.
+
+    Raises:
+        ConfigError: the file's ending is no picture format.
+    """
+    if path.suffix not in _FORMATS:
+        raise ConfigError(f"cannot plot to {path.name}: use one of {', '.join(_FORMATS)}")
+
+
 def plot_frontiers(boards: Sequence[Leaderboard], path: Path) -> None:
     """Draw one panel per leaderboard that has costs: mean quality over mean cost, cost on a logarithmic axis.
 
     Raises:
         ConfigError: no leaderboard has costs, or the file's ending is no picture format.
     """
-    if path.suffix not in _FORMATS:
-        raise ConfigError(f"cannot plot to {path.name}: use one of {', '.join(_FORMATS)}")
+    check_picture(path)
     drawn = [board for board in boards if board.cost_unit is not None]
     if not drawn:
         raise ConfigError("nothing to plot: no table has costs")
@@ -47,8 +56,7 @@ def plot_reliability(boards: Sequence[Leaderboard], path: Path) -> None:
 
 
 def _draw(boards: Sequence[Leaderboard], path: Path, panel: Callable[[Any, Leaderboard], None]) -> None:
-    if path.suffix not in _FORMATS:
-        raise ConfigError(f"cannot plot to {path.name}: use one of {', '.join(_FORMATS)}")
+    check_picture(path)
     figure_module = import_module("matplotlib.figure")
     # Text stays text and ids are fixed, so that equal results give equal files.
     settings = {"svg.fonttype": "none", "svg.hashsalt": "thinkroute"}

@@ -50,10 +50,12 @@ _TERMINAL: Final = {
     "gain over best single": "over best, pt",
     "AIQ": "AIQ",
     "cost at equal quality": "share",
-    "p50 µs": "µs",
     "APGR": "APGR",
+    "CPT 50 %": "CPT50",
+    "CPT 80 %": "CPT80",
+    "p50 µs": "µs",
 }
-"""Columns that fit 80 characters, and their names there."""
+"""Columns that fit 80 characters, and their names there. A pair has CPT in place of the share."""
 
 
 def leaderboard_rows(board: Leaderboard) -> list[Row]:
@@ -119,18 +121,21 @@ def task_rows(board: Leaderboard) -> list[Row]:
 def terminal_rows(board: Leaderboard) -> list[Row]:
     """What fits 80 columns: fewer columns, an interval of one only. Markdown and JSON have it all."""
     header, *rows = leaderboard_rows(board)
-    kept = [header.index(name) for name in _TERMINAL if name in header]
-    names = [header[column] for column in kept]
+    names = [name for name in _TERMINAL if name in header]
+    if "APGR" in header:
+        names.remove("cost at equal quality")
+    kept = [header.index(name) for name in names]
     scores = {f"**{score.router}**": score for score in board.routers}
     scores |= {score.router.replace("_", " "): score for score in board.baseline_routers}
     short: list[Row] = []
     for row in rows:
         cells = {name: row[column] for name, column in zip(names, kept, strict=True)}
-        for name in ("AIQ", "APGR"):
+        for name in ("quality", "AIQ", "APGR"):
             if name in cells:
-                cells[name] = cells[name].split(" ")[0]
-        share = cells["cost at equal quality"].split(" ")[0]
-        cells["cost at equal quality"] = re.sub(r"\.\d%", "%", share)
+                cells[name] = cells[name].split(" ")[0].removeprefix("0")
+        for name in ("cost at equal quality", "CPT 50 %", "CPT 80 %"):
+            if name in cells:
+                cells[name] = re.sub(r"\.\d%", "%", cells[name].split(" ")[0])
         score = scores.get(row[0])
         if score is not None:
             gain = score.gain_over_best_single
@@ -138,6 +143,19 @@ def terminal_rows(board: Leaderboard) -> list[Row]:
             cells["gain over best single"] = f"{gain.mean * 100:+.1f} [{ends}]"
         short.append(tuple(cells[name] for name in names))
     return [tuple(_TERMINAL[name] for name in names), *short]
+
+
+def describe_terminal(board: Leaderboard) -> str:
+    """One sentence on the short names of `terminal_rows`."""
+    last = (
+        "CPT50, CPT80: share of strong calls that recovers half, four fifths of the gap"
+        if any(router.apgr is not None for router in board.routers)
+        else "share: cost at the best single arm's quality"
+    )
+    return (
+        f"over best: gain over the best single arm in points, 95 % interval; {last}; µs: median from text to decision. "
+        "-o NAME stores the other columns, calibration and pictures; docs/evaluation.md explains all."
+    )
 
 
 def describe(board: Leaderboard) -> str:

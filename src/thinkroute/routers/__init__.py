@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from thinkroute.routers.artefact import RouterCard, load_router, read_card, save_router
+from thinkroute.routers.artefact import CalibrationCard, RouterCard, load_router, read_card, save_router
 from thinkroute.routers.base import Moments, Predictions, Router, RouterKind, RouterState, TableRouter
 from thinkroute.routers.registry import ROUTERS, fit_router, router_kind
 from thinkroute.routers.table import MEASURES, Measure, OutcomeTable, table_from_outcomes
@@ -14,6 +14,7 @@ from thinkroute.routers.table import MEASURES, Measure, OutcomeTable, table_from
 __all__ = [
     "MEASURES",
     "ROUTERS",
+    "CalibrationCard",
     "Measure",
     "Moments",
     "OutcomeTable",

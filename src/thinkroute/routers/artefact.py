@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version as package_version
@@ -37,6 +38,21 @@ class EncoderCard(msgspec.Struct, frozen=True):
     parameters: dict[str, Scalar]
 
 
+class CalibrationCard(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether predicted quality means what it says, measured on queries left out of fitting."""
+
+    cells: int
+    """Graded cells it was measured on."""
+    ece: float
+    """Expected calibration error over bins of equal mass."""
+    brier: float
+    """Mean squared error."""
+    chosen_excess: float
+    """Predicted minus measured quality of the chosen arms, where quality alone counts."""
+    reliability: tuple[tuple[float, float, int], ...]
+    """Bins: mean predicted quality, mean measured quality, cells."""
+
+
 class RouterCard(msgspec.Struct, frozen=True, kw_only=True):
     """What a human or a gateway reads before trusting a router."""
 
@@ -56,6 +72,8 @@ class RouterCard(msgspec.Struct, frozen=True, kw_only=True):
     """Queries it was fitted on."""
     metrics: dict[str, float]
     """Measured by whoever fitted it, e.g. held-out quality."""
+    calibration: CalibrationCard | None = None
+    """None: not measured."""
     notes: dict[str, str]
     """Provenance of the data: source, licence, what the dollars are."""
     created: str
@@ -69,6 +87,7 @@ def save_router(
     folder: Path,
     *,
     metrics: Mapping[str, float] | None = None,
+    calibration: CalibrationCard | None = None,
     notes: Mapping[str, str] | None = None,
 ) -> RouterCard:
     """Write a router to a folder, creating it; an artefact already there is replaced."""
@@ -86,7 +105,9 @@ def save_router(
         else EncoderCard(state.encoder.name, dict(state.encoder.parameters)),
         data_hash=state.statistics.data_hash,
         rows=state.statistics.rows,
-        metrics=dict(metrics or {}),
+        # JSON has no NaN: what is not known is not there.
+        metrics={name: value for name, value in (metrics or {}).items() if not math.isnan(value)},
+        calibration=calibration,
         notes=dict(notes or {}),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         thinkroute_version=package_version("thinkroute"),

@@ -3,13 +3,14 @@
 mean = Σ mean_i / n; its variance is the mean of the members' variances plus the variance between members: where they
 disagree, nobody is sure. Routers err differently where each has its own idea of what is near, so their
 average is better than the best of them more often than not; "The Routing Plateau" (arXiv 2606.07587) finds no single method that
-leads everywhere. Members share one encoder and are fitted with their default settings.
+leads everywhere. Members share one encoder and are fitted with their default settings. Arms stand in the order of their
+names, in every member and here: members that learn by gradient descent put them so, and columns are averaged by place.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import ClassVar, Final, TypeVar
 
 import numpy as np
@@ -70,8 +71,9 @@ class EnsembleRouter(TableRouter):
 def fit(table: OutcomeTable, parameters: Mapping[str, Scalar], encoder: Encoder | None) -> TableRouter:
     """Fit every member."""
     settings = read_settings(EnsembleRouter.name, EnsembleSettings(), parameters)
-    statistics = ArmStatistics.of(table)
-    return EnsembleRouter(statistics, settings, [kind.fit(table, {}, encoder) for kind in _kinds(settings)])
+    ordered = table.select_arms(sorted(table.arms))
+    statistics = replace(ArmStatistics.of(ordered), data_hash=table.digest())
+    return EnsembleRouter(statistics, settings, [kind.fit(ordered, {}, encoder) for kind in _kinds(settings)])
 
 
 def _kinds(settings: EnsembleSettings) -> list[RouterKind]:
@@ -89,11 +91,12 @@ def restore(state: RouterState) -> TableRouter:
     """Rebuild from saved state."""
     own = {name: value for name, value in state.parameters.items() if not name[0].isdigit()}
     settings = read_settings(EnsembleRouter.name, EnsembleSettings(), own)
-    if state.encoder is None:
+    kinds = _kinds(settings)
+    if state.encoder is None and any(kind.reads_text for kind in kinds):
         raise DataError("router ensemble: the artefact lacks its encoder: fit it again")
     members: list[TableRouter] = []
     names = settings.members.split(",")
-    for place, kind in enumerate(_kinds(settings)):
+    for place, kind in enumerate(kinds):
         member = RouterState(
             names[place].strip(),
             _part(state.parameters, f"{place}."),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
@@ -135,8 +136,21 @@ def _settings(parameters: Mapping[str, Scalar]) -> HuggingfaceSettings:
     return settings
 
 
+def check_model(owner: str, model: str) -> None:
+    """Refuse a path that leads nowhere; a library would take it for a name on a hub.
+
+    Raises:
+        ConfigError: `model` looks like a path and is no folder.
+    """
+    if model.startswith(("/", ".", "~")) and not Path(model).is_dir():
+        raise ConfigError(
+            f"{owner}model {model!r} is not a folder: give one with config.json, weights and tokenizer"
+        )
+
+
 def _load(settings: HuggingfaceSettings, torch: ModuleType) -> tuple[Any, Any]:
     transformers = optional("transformers", extra="train")
+    check_model(f"encoder {NAME}: ", settings.model)
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(settings.model, revision=settings.revision)
         model = transformers.AutoModel.from_pretrained(

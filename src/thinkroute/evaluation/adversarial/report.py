@@ -101,6 +101,12 @@ def rows(report: MisrouteReport) -> list[tuple[str, ...]]:
     return [COLUMNS, *(_row(router) for router in report.routers)]
 
 
+def terminal_rows(report: MisrouteReport) -> list[tuple[str, ...]]:
+    """What fits 80 columns: shorter names, no intervals. Markdown and JSON have them."""
+    lines = [(row[0], *(cell.split(" ")[0] for cell in row[1:])) for row in rows(report)[1:]]
+    return [("", "AUROC", "bare", "hard↓weak", "easy↑strong", "bare↑strong", "prefix", "searched"), *lines]
+
+
 def _row(router: Misroutes) -> tuple[str, ...]:
     return (
         router.router,

@@ -61,9 +61,12 @@ def convert(name: str, folder: Path) -> OutcomeTable:
     """
     found = dataset(name)
     if not folder.is_dir():
-        raise DataError(
-            f"{folder}: no such folder for data set {name}; get it with `thinkroute data fetch {name}`"
+        fix = (
+            f"get it with `thinkroute data fetch {name}`"
+            if found.remote
+            else f"put its files there ({found.source}; docs/evaluation.md lists them)"
         )
+        raise DataError(f"{folder}: no such folder for data set {name}; {fix}")
     return found.convert(folder)
 
 
@@ -74,6 +77,8 @@ def load_table(reference: str, directory: Path | None = None) -> OutcomeTable:
         DataError: there is no such file, the data set's folder is missing, or its content is wrong.
     """
     if reference not in DATASETS:
+        if not Path(reference).suffix and not Path(reference).exists():
+            raise DataError(f"{reference!r} is neither a file nor one of the data sets {', '.join(DATASETS)}")
         return read_outcomes(reference)
     root = data_root(directory)
     if root is None:

@@ -20,6 +20,7 @@ import numpy as np
 from thinkroute.errors import ConfigError, DataError
 from thinkroute.routers.encoder_regressor.text import TextGraph, TextModel, TokenCutter
 from thinkroute.signals.extras import optional
+from thinkroute.signals.huggingface import check_model
 
 POOLINGS: Final = ("mean", "cls")
 PRECISIONS: Final = ("int8", "float32")
@@ -176,6 +177,7 @@ def load_network(model: str, *, pooling: str, most_tokens: int, revision: str = 
     if pooling not in POOLINGS:
         raise ConfigError(f"pooling={pooling!r} is unknown: use one of {', '.join(POOLINGS)}")
     torch, transformers = optional("torch", extra="train"), optional("transformers", extra="train")
+    check_model("", model)
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(model, revision=revision)
         encoder = transformers.AutoModel.from_pretrained(model, revision=revision, dtype=torch.float32)
