@@ -76,6 +76,10 @@ class _Tokens(msgspec.Struct):
     tokens: list[int]
 
 
+class _Reset(msgspec.Struct):
+    success: bool
+
+
 class _Logprobs(msgspec.Struct):
     token_logprobs: list[float]
     top_logprobs: list[dict[str, float]]
@@ -178,7 +182,7 @@ class VllmServer:
         try:
             self._ask([("POST", "/collective_rpc", request)])
             # Keys and values of known prefixes are those of the old weights.
-            self._ask([("POST", "/reset_prefix_cache", None)])
+            reset = self._ask([("POST", "/reset_prefix_cache", None)], _Reset)[0]
         except EngineRejected as refusal:
             if refusal.status in (404, 405):
                 raise ConfigError(
@@ -192,6 +196,10 @@ class VllmServer:
                 status=refusal.status,
                 body=refusal.body,
             ) from refusal
+        if not reset.success:
+            raise self._nonsense(
+                "keeps prefixes of the old weights: somebody else is asking it, and it must be this run's alone"
+            )
 
     def _card(self, cards: Sequence[_Card]) -> _Card:
         wanted = self._address.upstream_name
