@@ -108,7 +108,7 @@ PROGRAMS: Mapping[str, Callable[[], Program]] = {
     "thinking": lambda: direct(NAME, Effort("on"), 120),
     "at once": lambda: direct(NAME, Effort("off"), 60),
     "capped": lambda: direct(NAME, Effort("default"), 7),
-    "budget": lambda: budgeted(NAME, Effort("on", 16), None, THINKING, 1),
+    "budget": lambda: budgeted(NAME, Effort("on", 16), 60, THINKING, 1),
     "relay": lambda: relay(
         Arm("relay", (NAME, TEACHER), Effort("on")), 120, THINKING, RelayLimits(4, 8), RelayLog()
     ),
