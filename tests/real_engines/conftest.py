@@ -1,4 +1,4 @@
-"""One process of each real server per session, with a gateway in front of it.
+"""One process of each real server per session: with a gateway in front of it, or alone for a training run.
 
 Environment: `THINKROUTE_VLLM` and `THINKROUTE_LLAMA_SERVER` name the servers' programs where they are not in the usual
 places; `THINKROUTE_ENGINES_MEMBER` names another member than the teacher, or a folder with one.

@@ -27,6 +27,7 @@ from thinkroute.errors import (
     EngineUnavailable,
     InvalidRequest,
     ThinkrouteError,
+    UnknownModel,
     UnsupportedRequest,
 )
 from thinkroute.fleet import shipped
@@ -285,10 +286,17 @@ def test_an_option_that_the_server_is_not_told_about_is_refused() -> None:
         sampler(url).generate([call(options={"top_k": 3})])
 
 
+def test_a_call_to_a_model_that_nobody_serves_is_refused() -> None:
+    stray = Call("nobody", call().messages)
+    with serving(Script()) as url, pytest.raises(UnknownModel, match="no model 'nobody'"):
+        SamplerByModel(sampler(url), {}).generate([call(), stray])
+
+
 def test_each_call_goes_to_the_sampler_of_its_model() -> None:
     other = Script(ids=[*TOKENS.encode("so the teacher says 5."), END])
     with serving(Script()) as url, serving(other) as teacher_url:
-        both = SamplerByModel(sampler(url), {"teacher": sampler(teacher_url)})
+        teacher = VllmSampler(TOKENS, Address("teacher", teacher_url))
+        both = SamplerByModel(sampler(url), {"teacher": teacher})
         question = call().messages
         calls = [call(), Call("teacher", question), call()]
         made: list[Segment] = both.generate(calls)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from thinkroute.errors import EngineProtocolError, InvalidRequest, UnsupportedRequest
+from thinkroute.errors import EngineProtocolError, InvalidRequest, UnknownModel, UnsupportedRequest
 from thinkroute.programs.protocol import Call, Segment, TokenLogprob
 from thinkroute.training.chat_tokens import MOST_TOKENS, ChatTokens
 from thinkroute.training.learner import DtypeName, save_weights
@@ -84,8 +84,10 @@ class VllmSampler:
 
         Raises:
             EngineError: the server failed, or did not say exactly what it generated.
-            RequestError: a prompt that leaves no room, or an option that no server is told about.
+            RequestError: another model, a prompt that leaves no room, or an option that no server is told about.
         """
+        if strangers := {call.model for call in calls} - {self.model}:
+            raise UnknownModel(f"no model {strangers.pop()!r}; known: {self.model}", param="model")
         prompts = [self.prompt_ids(call) for call in calls]
         bodies = [self._body(call, prompt) for call, prompt in zip(calls, prompts, strict=True)]
         began = time.perf_counter()
@@ -145,6 +147,7 @@ class VllmSampler:
         count = int(call.options.get("top_logprobs") or 0)
         entries = tuple(
             TokenLogprob(self._tokens.decode([token_id]), logprob, self._best(top, count))
+            # What came after a stop text was cut off, so there may be more of these than ids.
             for token_id, logprob, top in zip(segment.token_ids or (), made.logprobs, made.tops, strict=False)
         )
         return replace(segment, logprobs=entries)
