@@ -1,4 +1,4 @@
-"""One process of each real server per session, with a gateway in front of it.
+"""One process of each real server per session: with a gateway in front of it, or alone for a training run.
 
 Environment: `THINKROUTE_VLLM` and `THINKROUTE_LLAMA_SERVER` name the servers' programs where they are not in the usual
 places; `THINKROUTE_ENGINES_MEMBER` names another member than the teacher, or a folder with one.
@@ -15,6 +15,7 @@ import pytest
 
 from tests.real_engines.client import RealEngine
 from tests.real_engines.servers import (
+    TRAINING_DOCUMENT,
     documented_command,
     free_port,
     gateway,
@@ -35,12 +36,17 @@ def _member() -> Path:
     return shipped.directory(named) if named in shipped.names() else Path(named)
 
 
-@pytest.fixture(scope="session")
-def vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealEngine]:
-    """Real vLLM on the CPU, serving a member."""
+def _vllm_program() -> Path:
     program = Path(os.environ.get("THINKROUTE_VLLM", _VLLM))
     if not program.exists():
         pytest.skip(f"no vLLM at {program}: run `make test-engines`, or set THINKROUTE_VLLM")
+    return program
+
+
+@pytest.fixture(scope="session")
+def vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealEngine]:
+    """Real vLLM on the CPU, serving a member."""
+    program = _vllm_program()
     folder, port = tmp_path_factory.mktemp("vllm"), free_port()
     replaced = {"vllm": str(program), "./teacher": str(_member()), "8000": str(port)}
     command, environment = documented_command("vLLM", replaced)
@@ -49,6 +55,23 @@ def vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealEngine]:
         wait_until_healthy(f"{url}/health", process, log, _VLLM_START_S)
         with gateway("vLLM", url, folder) as address:
             yield RealEngine("vllm", url, address, _member(), log)
+
+
+@pytest.fixture(scope="session")
+def rollout_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The API root of real vLLM on the CPU, started as a training run needs it, with the student that calls."""
+    replaced = {
+        "vllm": str(_vllm_program()),
+        "Qwen/Qwen3-0.6B": str(shipped.relay_student_directory()),
+        "8000": str(port := free_port()),
+    }
+    command, environment = documented_command("vLLM for rollouts", replaced, TRAINING_DOCUMENT)
+    small = ["--dtype", "float32", "--max-model-len", "256", "--max-num-seqs", "16", "--enforce-eager"]
+    on_cpu = {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1"}
+    log = tmp_path_factory.mktemp("rollouts") / "vllm.log"
+    with running([*command, *small], log, {**environment, **on_cpu}) as process:
+        wait_until_healthy(f"http://127.0.0.1:{port}/health", process, log, _VLLM_START_S)
+        yield f"http://127.0.0.1:{port}/v1"
 
 
 @pytest.fixture(scope="session")

@@ -20,28 +20,31 @@ from contextlib import contextmanager
 from pathlib import Path
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "real-engines.md"
+TRAINING_DOCUMENT = DOCUMENT.with_name("training.md")
 DOCUMENTED_URL = "http://127.0.0.1:8000"
 _STOP_GRACE_S = 20.0
 
 
-def documented(language: str, title: str) -> str:
+def documented(language: str, title: str, document: Path = DOCUMENT) -> str:
     """The fenced block of a language whose first line is `# title`.
 
     Raises:
         LookupError: there is none.
     """
     blocks: list[str] = re.findall(
-        rf"^```{language}\n(.*?)^```$", DOCUMENT.read_text(), re.DOTALL | re.MULTILINE
+        rf"^```{language}\n(.*?)^```$", document.read_text(), re.DOTALL | re.MULTILINE
     )
     for block in blocks:
         if block.startswith(f"# {title}\n"):
             return block
-    raise LookupError(f"{DOCUMENT.name} has no {language} block that begins with '# {title}'")
+    raise LookupError(f"{document.name} has no {language} block that begins with '# {title}'")
 
 
-def documented_command(title: str, replaced: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
+def documented_command(
+    title: str, replaced: Mapping[str, str], document: Path = DOCUMENT
+) -> tuple[list[str], dict[str, str]]:
     """The words of a documented command with some of them replaced, and the environment it sets."""
-    words = shlex.split(documented("sh", title).replace("\\\n", " "), comments=True)
+    words = shlex.split(documented("sh", title, document).replace("\\\n", " "), comments=True)
     missing = replaced.keys() - set(words)
     if missing:
         raise LookupError(f"the command of '{title}' has no {', '.join(sorted(missing))}")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.real_engines.servers import documented, documented_command
+from tests.real_engines.servers import TRAINING_DOCUMENT, documented, documented_command
 from thinkroute.config import load_config, resolve
 
 
@@ -34,6 +34,12 @@ def test_a_documented_command_can_be_started_on_another_port(title: str, program
     assert command[0] == program
     assert command[command.index("--port") + 1] == "9"
     assert all(name.isupper() for name in environment)
+
+
+def test_the_documented_server_for_rollouts_can_be_given_weights() -> None:
+    command, environment = documented_command("vLLM for rollouts", {"8000": "9"}, TRAINING_DOCUMENT)
+    assert environment == {"VLLM_SERVER_DEV_MODE": "1"}
+    assert command[command.index("--logprobs-mode") + 1] == "processed_logprobs"
 
 
 def test_a_block_that_is_not_there_is_named() -> None:

@@ -22,6 +22,7 @@ from thinkroute.errors import ConfigError
 from thinkroute.evaluation.graders import GRADERS
 from thinkroute.fleet import shipped
 from thinkroute.programs.protocol import ThinkingFormat
+from thinkroute.training.assemble_sampler import checkpoint_sampler
 from thinkroute.training.batch import Row
 from thinkroute.training.learner import FleetLearner, HuggingFaceLearner, Learner, fingerprint
 from thinkroute.training.losses import PolicyOptions
@@ -201,8 +202,6 @@ def assemble(config: AnyConfig, output: Path, watcher: Watcher) -> Run:
         learner: Learner = FleetLearner(section.fleet, directory)
         sampler: Sampler = EmbeddedSampler(section.fleet, directory, others=_others(config), seats=seats)
         return Run(config, output, learner, sampler, task, QWEN3, watcher)
-    from thinkroute.training.huggingface import TransformersSampler
-
     assert section.path is not None  # noqa: S101 - the section's own rule
     learner = HuggingFaceLearner(
         section.path,
@@ -211,7 +210,7 @@ def assemble(config: AnyConfig, output: Path, watcher: Watcher) -> Run:
         gradient_checkpointing=section.gradient_checkpointing,
         lora_rank=section.lora_rank,
     )
-    sampler = TransformersSampler(section.path, learner, others=_other_checkpoints(config))
+    sampler = checkpoint_sampler(config, output, learner, seats)
     if section.format == "qwen3":
         return Run(config, output, learner, sampler, task, QWEN3, watcher)
     first = natural_first_token(task.pool(64, config.seed), sampler)
@@ -227,18 +226,6 @@ def _others(config: AnyConfig) -> dict[str, Path]:
     if config.teacher.fleet is None:
         raise ConfigError("an embedded student needs an embedded teacher", param="teacher.fleet")
     return {TEACHER: config.teacher.directory or shipped.directory(config.teacher.fleet)}
-
-
-def _other_checkpoints(config: AnyConfig) -> dict[str, HuggingFaceLearner]:
-    """Checkpoints that programs call besides the learner; never trained."""
-    if not isinstance(config, RelayConfig):
-        return {}
-    from thinkroute.training.methods.relay_run import TEACHER
-
-    if config.teacher.path is None:
-        raise ConfigError("a checkpoint needs a checkpoint as its teacher", param="teacher.path")
-    section = config.teacher
-    return {TEACHER: HuggingFaceLearner(config.teacher.path, device=section.device, dtype=section.dtype)}
 
 
 def _task(config: TrainingConfig) -> Task:

@@ -6,6 +6,7 @@ Owns the modules' hidden states, logits, weights and storage. It does not genera
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
@@ -39,8 +40,8 @@ class Learner(Protocol):
         """Next-token logits of chosen hidden states."""
         ...
 
-    def weights(self) -> dict[str, NDArray[np.float32]]:
-        """The current weights for a sampler that keeps its own copy."""
+    def weights(self) -> Mapping[str, NDArray[np.float32]]:
+        """The current weights for a sampler that keeps its own copy; read them before the next update."""
         ...
 
     def save(self, directory: Path) -> None:
@@ -140,9 +141,9 @@ class HuggingFaceLearner:
         """Logits in float32, as log-probabilities need them."""
         return self.model.get_output_embeddings()(hidden).float()
 
-    def weights(self) -> dict[str, NDArray[np.float32]]:
-        """A float32 copy; adapters are not merged."""
-        return {key: value.detach().float().cpu().numpy() for key, value in self.model.state_dict().items()}
+    def weights(self) -> Mapping[str, NDArray[np.float32]]:
+        """All tensors by their names in the checkpoint, copied when they are read; adapters are merged into them."""
+        return _Merged(self.model)
 
     def save(self, directory: Path) -> None:
         """Write weights (or adapters) and tokenizer in Hugging Face's layout."""
@@ -150,6 +151,49 @@ class HuggingFaceLearner:
 
         self.model.save_pretrained(directory)
         cast("Any", transformers).AutoTokenizer.from_pretrained(self._path).save_pretrained(directory)
+
+
+class _Merged(Mapping[str, NDArray[np.float32]]):
+    """A checkpoint's tensors, each with the adapter that works on it added, computed one at a time."""
+
+    def __init__(self, model: Any) -> None:
+        base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self._adapted = {
+            f"{name}.weight": module
+            for name, module in base.named_modules()
+            if hasattr(module, "get_delta_weight")
+        }
+        self._state: dict[str, Tensor] = {
+            key.replace(".base_layer.", "."): value
+            for key, value in base.state_dict().items()
+            if ".lora_" not in key
+        }
+
+    def __getitem__(self, key: str) -> NDArray[np.float32]:
+        weight = self._state[key].detach().float()
+        if (module := self._adapted.get(key)) is not None:
+            weight = weight + module.get_delta_weight("default").detach().float()
+        return weight.cpu().numpy()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._state)
+
+    def __len__(self) -> int:
+        return len(self._state)
+
+
+def save_weights(weights: Mapping[str, NDArray[np.float32]], path: Path, dtype: DtypeName) -> None:
+    """Write weights as a safetensors file of this type, at once or not at all."""
+    # A view of the learner's own memory would do, but one tensor may stand under two names, which the format refuses.
+    tensors = {
+        key: torch.from_numpy(value).to(getattr(torch, dtype), copy=True)  # pyright: ignore[reportUnknownMemberType]
+        for key, value in weights.items()
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    save_file(tensors, partial, metadata={"format": "pt"})
+    partial.chmod(0o644)
+    partial.replace(path)
 
 
 def _with_adapters(model: Any, rank: int) -> Any:

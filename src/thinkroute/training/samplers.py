@@ -42,6 +42,44 @@ class Sampler(Protocol):
         ...
 
 
+class SamplerByModel:
+    """Several samplers as one: each call goes to the sampler of its model.
+
+    Args:
+        learner: Generates as the learner, encodes, and takes its weights.
+        others: Samplers of frozen models, by the names that programs call them by. Their tokenizer is the learner's.
+    """
+
+    def __init__(self, learner: Sampler, others: Mapping[str, Sampler]) -> None:
+        self.model = learner.model
+        self._learner = learner
+        self._others = others
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text."""
+        return self._learner.encode(text)
+
+    def prompt_ids(self, call: Call) -> list[int]:
+        """The ids a call continues, whoever answers it."""
+        return self._learner.prompt_ids(call)
+
+    def generate(self, calls: Sequence[Call]) -> list[Segment]:
+        """One segment per call; the samplers work one after the other."""
+        places: dict[str, list[int]] = {}
+        for place, call in enumerate(calls):
+            places.setdefault(call.model, []).append(place)
+        segments: dict[int, Segment] = {}
+        for model, chosen in places.items():
+            sampler = self._others.get(model, self._learner)
+            made = sampler.generate([calls[place] for place in chosen])
+            segments.update(zip(chosen, made, strict=True))
+        return [segments[place] for place in range(len(calls))]
+
+    def load(self, weights: Weights) -> None:
+        """Hand the learner's weights to its own sampler."""
+        self._learner.load(weights)
+
+
 class EmbeddedSampler:
     """Members of the fleet, on the engine that also serves them.
 

@@ -29,8 +29,19 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+_ABOUT_SERVERS = ("upstream_name", "request_timeout_s", "weights_folder")
+
+
+def _none(value: object) -> bool:
+    return value is None
+
+
+def _usual_timeout(value: float) -> bool:
+    return value == 600.0
+
+
 class ModelSection(Section):
-    """What is trained, and what generates for it."""
+    """What is trained, and what generates for it; or a teacher."""
 
     fleet: str | None = Field(default=None, description="A member of the embedded fleet, e.g. base.")
     directory: Path | None = Field(
@@ -48,11 +59,39 @@ class ModelSection(Section):
     lora_rank: Annotated[int, Field(ge=0)] = Field(
         default=0, description="0 trains all weights; else needs peft."
     )
+    # Files without a server are known by the same text as ever: it is what checkpoints and tables are kept under.
+    url: str | None = Field(
+        default=None,
+        exclude_if=_none,
+        pattern=r"^https?://",
+        description="A vLLM server that generates, e.g. http://127.0.0.1:8000/v1. Beside `path`: rollouts of the "
+        "checkpoint under training, whose weights it is given before every batch. Alone: a teacher that it holds.",
+    )
+    upstream_name: str | None = Field(
+        default=None,
+        exclude_if=_none,
+        description="What the server calls the model; default: the only one it has.",
+    )
+    request_timeout_s: Positive = Field(
+        default=600.0, exclude_if=_usual_timeout, description="Longest a request to the server may take."
+    )
+    weights_folder: Path | None = Field(
+        default=None,
+        exclude_if=_none,
+        description="Where the weights are put for the server, which must see it under the same path, e.g. in /dev/shm; "
+        "default: `server-weights` in the run's folder.",
+    )
 
     @model_validator(mode="after")
     def _one_model(self) -> Self:
-        if (self.fleet is None) == (self.path is None):
-            raise ValueError("name exactly one of `fleet` (an embedded member) and `path` (a checkpoint)")
+        if self.url is None:
+            if (self.fleet is None) == (self.path is None):
+                raise ValueError("name exactly one of `fleet` (an embedded member) and `path` (a checkpoint)")
+            for name in _ABOUT_SERVERS:
+                if getattr(self, name) != ModelSection.model_fields[name].default:
+                    raise ValueError(f"`{name}` is about a server: it needs `url`")
+        elif self.fleet is not None:
+            raise ValueError("the embedded engine generates for members: `url` goes with `path`, or alone")
         return self
 
 
@@ -105,7 +144,9 @@ class RolloutSection(Section):
     epochs: Count = Field(default=1, description="Passes over each batch of rollouts.")
     updates: Count = Field(default=1, description="Optimiser steps per pass.")
     tokens_per_batch: Count = 16_384
-    seats: Count = Field(default=128, description="Responses the embedded engine writes at once.")
+    seats: Count = Field(
+        default=128, description="Responses that the embedded engine, or a server, writes at once."
+    )
 
 
 class ReferenceSection(Section):
@@ -128,6 +169,14 @@ class TrainingConfig(Section):
     evaluate: Count = Field(
         default=100, description="Questions per level (of a file: in all) before and after."
     )
+
+    @model_validator(mode="after")
+    def _has_weights(self) -> Self:
+        if self.model.fleet is None and self.model.path is None:
+            raise ValueError(
+                "model: weights behind a `url` cannot be trained: name their checkpoint in `path` too"
+            )
+        return self
 
 
 class AdaptThinkConfig(TrainingConfig):
@@ -285,6 +334,16 @@ class RelayConfig(TrainingConfig):
     token_routers: Annotated[int, Field(ge=0)] = Field(
         default=0, description="Evaluation questions on which CITER and R2R are judged beside it; fleet only."
     )
+
+    @model_validator(mode="after")
+    def _one_teacher(self) -> Self:
+        if self.teacher.url is None:
+            return self
+        for name, described in ModelSection.model_fields.items():
+            used = name in ("url", "upstream_name", "request_timeout_s")
+            if not used and getattr(self.teacher, name) != described.default:
+                raise ValueError(f"teacher: `{name}` does nothing for a teacher behind a `url`: leave it out")
+        return self
 
 
 AnyConfig = AdaptThinkConfig | AdaCoTConfig | FusionConfig | RelayConfig
