@@ -79,11 +79,6 @@ def at_most(promise: str, measured: float, bound: float) -> Verdict:
     return Verdict(promise, round(measured, 4), f"<= {bound}", measured <= bound)
 
 
-def _free(report: Report, name: str) -> list[float]:
-    """A quantity of the trained model left to itself, by level."""
-    return list(cast("Mapping[str, float]", report["after"]["free"]["by_level"][name]).values())
-
-
 def _mean(reports: Mapping[int, Report], read: Callable[[Report], float]) -> float:
     return fmean(read(report) for report in reports.values())
 
