@@ -437,11 +437,15 @@ def _fusion(run: Run, config: FusionConfig) -> dict[str, object]:
     trainer = SupervisedTrainer(
         run.learner,
         rows,
+        # As in AdaCoT's warm-up: averaged over a response, the decision of a short answer would drown that of a thought.
         options=SupervisedOptions(
-            config.seed, config.examples_per_step, tokens_per_batch=_tokens_per_batch(config)
+            config.seed, config.examples_per_step, "token_mean", _tokens_per_batch(config)
         ),
         optimiser=_optimiser(config.optimiser, config.steps),
     )
+    if isinstance(run.learner, FleetLearner) and not shipped.MEMBERS[run.learner.name].switches:
+        flag_ids = [token for flag in (THINK, NO_THINK) for token in run.sampler.encode(f" {flag}")]
+        run.learner.introduce(flag_ids, config.seed)
     run.train(trainer, config.steps, "fusion")
     if not isinstance(run.task, FleetTask):
         return {}

@@ -83,8 +83,8 @@ def _mean(reports: Mapping[int, Report], read: Callable[[Report], float]) -> flo
     return fmean(read(report) for report in reports.values())
 
 
-JUDGED = ("delta=0.05", 0.1)
-"""The paper's δ, and the threshold that the judged arm, `adaptive=0.1`, puts on the model's own decision."""
+JUDGED = ("delta=0.15", 0.3)
+"""δ, and the threshold that the judged arm, `adaptive=0.3`, puts on the model's own decision. The paper's δ is run beside it."""
 
 
 def _on_dial(report: Report) -> Mapping[str, Any]:
@@ -309,11 +309,9 @@ CAMPAIGNS: Mapping[str, Campaign] = {
             "adaptthink",
             "adaptthink-fleet",
             (
+                *_delta(0.15, 0, 1, 2),
                 *_delta(0.05, 0, 1, 2),
-                *_delta(0.15, 0),
                 *_delta(0.2, 0),
-                *_delta(0.15, 1, 2),
-                *_delta(0.2, 1, 2),
             ),
             judge_adaptthink,
             EASY,
