@@ -1,4 +1,4 @@
-"""Three questions to the embedded fleet through the official `openai` client, streamed: the transcript of the README."""
+"""Four questions to the embedded fleet through the official `openai` client, streamed: the transcript of the README."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from typing import Any
 
 from openai import OpenAI
 
-EASY = "Begin with 7. First gap 9. Name the last digit."
+RARE = "Begin with 7. First gap 9. Name the last digit."
 HARD = (
     "Dora has 2 coins. On Monday she gets 5. On Tuesday she doubles them. On Wednesday she loses 3. "
     "On Thursday she gets 8. On Friday she doubles them. What is the last digit?"
 )
-QUESTIONS = (("auto", EASY), ("auto", HARD), ("teacher@budget=16", HARD))
+SHORT = "Dora has 2 coins. On Monday she gets 5. What is the last digit?"
+DIAL = "base-adaptthink@adaptive=0.3"
+QUESTIONS = ((DIAL, SHORT), ("auto", RARE), ("auto", HARD), ("teacher@budget=16", HARD))
 
 
 @contextmanager
