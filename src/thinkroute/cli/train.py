@@ -219,6 +219,7 @@ def _train(
     except ModuleNotFoundError as missing:
         raise ConfigError(f"training needs {missing.name}: pip install 'thinkroute[train]'") from missing
     make_folder(out, "--out")
+    settings.check_run(out, loaded)
     with _Live() as live:
         report = execute(loaded, out, Watcher(live.stage, live.step))
     if as_json:

@@ -124,7 +124,7 @@ class Run:
             section.samples,
             section.temperature,
             section.top_p,
-            max_tokens=None if isinstance(self.config, FusionConfig) else self.config.rollouts.most_tokens,
+            max_tokens=_most_tokens(self.config),
         )
         path = (self.references or self.output) / f"reference-{name}.json"
         return ReferenceTable(path, model=fingerprint(self.learner), opening=opening, sampling=sampling)
@@ -238,7 +238,15 @@ def _task(config: TrainingConfig) -> Task:
         raise ConfigError(
             f"unknown grader {section.grader!r}; known: {', '.join(GRADERS)}", param="task.grader"
         )
-    return FileTask(section.file, GRADERS[section.grader])
+    task = FileTask(section.file, GRADERS[section.grader])
+    for split in (section.split, "eval"):
+        task.pool(1, 0, split)  # a file that cannot be used is said so before any weights are loaded
+    return task
+
+
+def _most_tokens(config: AnyConfig) -> int | None:
+    """Cap of a response, sampled or measured."""
+    return config.most_tokens if isinstance(config, FusionConfig) else config.rollouts.most_tokens
 
 
 def _tokens_per_batch(config: TrainingConfig) -> int:
@@ -401,7 +409,13 @@ def _sampling(section: ReferenceSection) -> Sampling:
 def _warm_up(run: Run, config: AdaCoTConfig, pool: list[Item], labels: Labels) -> None:
     """Imitate right responses in the mode that the label asks for."""
     chosen = pool[: config.warm_up.questions]
-    builder = Fusion(run.task, run.openings, run.end_text, Flags(none_share=1.0))
+    builder = Fusion(
+        run.task,
+        run.openings,
+        run.end_text,
+        Flags(none_share=1.0),
+        most_tokens=config.rollouts.most_tokens,
+    )
     thinks = builder.thinking(
         [item for item in chosen if labels[item]], run.sampler, config.seed, flags=False
     )
@@ -427,7 +441,14 @@ def _fusion(run: Run, config: FusionConfig) -> dict[str, object]:
     cut = round(len(pool) * config.thinking_share)
     flags = Flags(config.no_flag_share, config.several_flags_share)
     builder = Fusion(
-        run.task, run.openings, run.end_text, flags, config.temperature, config.attempts, config.empty_block
+        run.task,
+        run.openings,
+        run.end_text,
+        flags,
+        config.temperature,
+        config.attempts,
+        config.most_tokens,
+        config.empty_block,
     )
     run.watcher.stage("sampling thoughts", 0)
     thoughts = list(builder.thinking(pool[:cut], run.sampler, config.seed))
@@ -458,7 +479,7 @@ def _measured_before(run: Run) -> dict[str, Measurement]:
     if run.references is None:
         return _measure_modes(run)
     asked = run.config.model_dump_json(include={"model", "task", "evaluate", "method"})
-    most = "" if isinstance(run.config, FusionConfig) else run.config.rollouts.most_tokens
+    most = "" if isinstance(run.config, FusionConfig) else _most_tokens(run.config)
     key = hashlib.sha256(f"{fingerprint(run.learner)} {asked} {most}".encode()).hexdigest()[:12]
     path = run.references / f"before-{key}.json"
     if not path.exists():
@@ -478,7 +499,7 @@ def _measure_modes(run: Run) -> dict[str, Measurement]:
     else:
         items = run.task.pool(count, seed, "eval")
     run.sampler.load(run.learner.weights())
-    most = None if isinstance(run.config, FusionConfig) else run.config.rollouts.most_tokens
+    most = _most_tokens(run.config)
 
     def asked(forced: str = "", suffix: str = "") -> Measurement:
         rows = measure(

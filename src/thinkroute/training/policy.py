@@ -14,13 +14,20 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor, nn
 
+from thinkroute.errors import DataError
 from thinkroute.training.advantages import generalised_advantages, group_advantages
 from thinkroute.training.batch import Batch, Row, collate, merge_equal, pack
 from thinkroute.training.forward import ValueHead, score
 from thinkroute.training.learner import Learner
 from thinkroute.training.losses import PolicyOptions, aggregate, denominator, policy_losses, value_losses
 from thinkroute.training.metrics import mean_terms
-from thinkroute.training.optimise import OptimiserOptions, apply_gradients, learning_rate_at, make_optimizer
+from thinkroute.training.optimise import (
+    OptimiserOptions,
+    apply_gradients,
+    backward,
+    learning_rate_at,
+    make_optimizer,
+)
 from thinkroute.training.rollout import Attempt, roll_out
 from thinkroute.training.samplers import Sampler
 from thinkroute.training.tasks import Item, items_at
@@ -76,6 +83,9 @@ class PolicyTrainer:
         rollouts: Amounts.
         optimiser: AdamW and its schedule.
         reference: A frozen learner for `kl_coefficient`.
+
+    Raises:
+        DataError: there are no questions.
     """
 
     def __init__(
@@ -90,6 +100,8 @@ class PolicyTrainer:
         optimiser: OptimiserOptions,
         reference: Learner | None = None,
     ) -> None:
+        if not pool:
+            raise DataError("no questions to learn from")
         self._learner, self._sampler, self._method, self._pool = learner, sampler, method, pool
         self._options, self._rollouts, self._optimiser = options, rollouts, optimiser
         self._reference = reference
@@ -264,9 +276,9 @@ class PolicyTrainer:
                 errors_BT = value_losses(scores.values_BT, batch.returns_BT)
                 value_loss = aggregate(errors_BT, batch.actions_BT, batch.weights_B, "token_mean") / actions
                 sums["value_loss"] += value_loss.item()
-                (loss + options.value_coefficient * value_loss).backward()  # pyright: ignore[reportUnknownMemberType]
+                backward(loss + options.value_coefficient * value_loss, self.optimizer)
             else:
-                loss.backward()  # pyright: ignore[reportUnknownMemberType]
+                backward(loss, self.optimizer)
             sums["loss"] += loss.item()
             weighted_BT = batch.mask_BT * batch.weights_B[:, None]
             sums["entropy"] += float((scores.entropy_BT.detach() * weighted_BT).sum()) / max(actions, 1)

@@ -62,13 +62,26 @@ class ReferenceTable:
         model: Fingerprint of the weights.
         opening: What every sample begins with: how a mode is forced. Empty lets the model decide.
         sampling: How samples are drawn.
+        effort: What the model is asked for; `default` leaves the choice to it, or to the opening.
     """
 
-    def __init__(self, path: Path | None, *, model: str, opening: str, sampling: Sampling) -> None:
+    def __init__(
+        self,
+        path: Path | None,
+        *,
+        model: str,
+        opening: str,
+        sampling: Sampling,
+        effort: Effort = Effort("default"),
+    ) -> None:
         self._path = path
         self._opening = opening
         self._sampling = sampling
-        self._key = json.dumps({"model": model, "opening": opening, **asdict(sampling)}, sort_keys=True)
+        self._effort = effort
+        key = {"model": model, "opening": opening, **asdict(sampling)}
+        if effort.level != "default":
+            key["effort"] = str(effort)
+        self._key = json.dumps(key, sort_keys=True)
         self._statistics: dict[str, Statistic] = {}
         if path and path.exists():
             stored = cast("dict[str, Any]", json.loads(path.read_text(encoding="utf-8")))
@@ -105,7 +118,7 @@ class ReferenceTable:
         attempts = [
             Attempt(
                 item.messages,
-                direct(sampler.model, Effort("default"), self._sampling.max_tokens),
+                direct(sampler.model, self._effort, self._sampling.max_tokens),
                 self._forced(sampler),
                 {
                     "temperature": self._sampling.temperature,

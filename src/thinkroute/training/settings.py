@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar, cast
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from thinkroute.errors import ConfigError
+from thinkroute.fleet.shipped import all_names
 from thinkroute.fleet.tasks import FamilyName
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+_Capped = TypeVar("_Capped", bound="AdaCoTConfig | RelayConfig")
 _SCIENTIFIC = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
 
 
@@ -30,6 +35,7 @@ class Section(BaseModel):
 
 
 _ABOUT_SERVERS = ("upstream_name", "request_timeout_s", "weights_folder")
+_ABOUT_CHECKPOINTS = ("format", "device", "dtype", "gradient_checkpointing", "lora_rank")
 
 
 def _none(value: object) -> bool:
@@ -38,6 +44,10 @@ def _none(value: object) -> bool:
 
 def _usual_timeout(value: float) -> bool:
     return value == 600.0
+
+
+def _token_mean(value: str) -> bool:
+    return value == "token_mean"
 
 
 class ModelSection(Section):
@@ -82,17 +92,40 @@ class ModelSection(Section):
         "default: `server-weights` in the run's folder.",
     )
 
+    @field_validator("fleet")
+    @classmethod
+    def _known_member(cls, name: str | None) -> str | None:
+        if name is not None and name not in all_names():
+            close = difflib.get_close_matches(name, all_names(), n=1)
+            hint = f"did you mean {close[0]}?" if close else f"it has {', '.join(all_names())}"
+            raise ValueError(f"the fleet has no member {name!r}; {hint}")
+        return name
+
     @model_validator(mode="after")
     def _one_model(self) -> Self:
         if self.url is None:
             if (self.fleet is None) == (self.path is None):
                 raise ValueError("name exactly one of `fleet` (an embedded member) and `path` (a checkpoint)")
-            for name in _ABOUT_SERVERS:
-                if getattr(self, name) != ModelSection.model_fields[name].default:
-                    raise ValueError(f"`{name}` is about a server: it needs `url`")
+            self._refuse(_ABOUT_SERVERS, "is about a server: it needs `url`")
         elif self.fleet is not None:
             raise ValueError("the embedded engine generates for members: `url` goes with `path`, or alone")
+        if self.fleet is not None:
+            self._refuse(_ABOUT_CHECKPOINTS, "is about checkpoints: a member trains on the CPU, in float32")
+        else:
+            self._refuse(
+                ("directory",), "is the folder of a member: it needs `fleet`; a checkpoint's is `path`"
+            )
+        if self.directory is not None and not (self.directory / "model.safetensors").is_file():
+            raise ValueError(
+                f"`directory` {self.directory} holds no model.safetensors: name a run's `model` folder"
+            )
         return self
+
+    def _refuse(self, names: Sequence[str], why: str) -> None:
+        """No setting may be there that does nothing."""
+        for name in names:
+            if getattr(self, name) != ModelSection.model_fields[name].default:
+                raise ValueError(f"`{name}` {why}")
 
 
 class TaskSection(Section):
@@ -179,6 +212,14 @@ class TrainingConfig(Section):
         return self
 
 
+def _without_direct_cap(config: _Capped) -> _Capped:
+    if config.rollouts.most_tokens_direct is not None:
+        raise ValueError(
+            "rollouts.most_tokens_direct is AdaptThink's, which forces the mode; use most_tokens"
+        )
+    return config
+
+
 class AdaptThinkConfig(TrainingConfig):
     """`thinkroute train adaptthink`."""
 
@@ -198,6 +239,12 @@ class AdaptThinkConfig(TrainingConfig):
     )
     rollouts: RolloutSection = RolloutSection()
     reference: ReferenceSection = ReferenceSection()
+
+    @model_validator(mode="after")
+    def _halves(self) -> Self:
+        if self.forced and self.rollouts.group % 2:
+            raise ValueError("rollouts.group must be even: half of it is made to answer at once")
+        return self
 
 
 class PenaltySection(Section):
@@ -242,12 +289,18 @@ class AdaCoTConfig(TrainingConfig):
     )
     entropy: NonNegative = 0.0
 
+    @model_validator(mode="after")
+    def _no_direct_cap(self) -> Self:
+        return _without_direct_cap(self)
+
 
 class FusionConfig(TrainingConfig):
     """`thinkroute train fusion`."""
 
     method: Literal["fusion"] = "fusion"
-    thinking_share: Share = Field(default=0.5, description="Thinking samples among all.")
+    thinking_share: Share = Field(
+        default=0.5, description="Questions that thinking samples are drawn for; wrong ones are left out."
+    )
     no_flag_share: Share = Field(default=0.3, description="Thinking samples without any flag.")
     several_flags_share: Share = 0.2
     empty_block: bool = Field(default=True, description="Off is the ablation.")
@@ -257,6 +310,17 @@ class FusionConfig(TrainingConfig):
     direct_levels: tuple[int, ...] = Field(
         default=(), description="Levels the non-thinking samples are drawn from; empty: all."
     )
+    most_tokens: Count | None = Field(
+        default=None,
+        exclude_if=_none,
+        description="Cap of a response, sampled or measured; thoughts that are cut are not learned. A checkpoint needs one.",
+    )
+
+    @model_validator(mode="after")
+    def _whole_thoughts(self) -> Self:
+        if self.model.path is not None and self.most_tokens is None:
+            raise ValueError("most_tokens: say how long a checkpoint's thoughts may get, e.g. 16384")
+        return self
 
 
 class RelayRewardSection(Section):
@@ -329,6 +393,12 @@ class RelayConfig(TrainingConfig):
     warm_up: RelayWarmUpSection = RelayWarmUpSection()
     rollouts: RolloutSection = RolloutSection(group=8, items_per_step=32)
     advantage: Literal["group_norm_unbiased", "group_norm", "group_mean"] = "group_norm_unbiased"
+    aggregation: Literal["token_mean", "sequence_mean", "constant_length"] = Field(
+        default="token_mean",
+        exclude_if=_token_mean,
+        description="What the loss is averaged over. sequence_mean: GRPO as first published; constant_length: sums over "
+        "rollouts.most_tokens, with advantage group_mean Dr. GRPO.",
+    )
     clip: Positive = 0.2
     kl: NonNegative = Field(default=0.0, description="Weight of the divergence from the warmed-up student.")
     token_routers: Annotated[int, Field(ge=0)] = Field(
@@ -336,8 +406,19 @@ class RelayConfig(TrainingConfig):
     )
 
     @model_validator(mode="after")
+    def _groups(self) -> Self:
+        if self.rollouts.group < 2:
+            raise ValueError("rollouts.group must be at least 2: advantages compare the responses of a group")
+        if self.aggregation == "constant_length" and self.rollouts.most_tokens is None:
+            raise ValueError("aggregation: constant_length divides by rollouts.most_tokens, which is not set")
+        return _without_direct_cap(self)
+
+    @model_validator(mode="after")
     def _one_teacher(self) -> Self:
         if self.teacher.url is None:
+            for name in ("lora_rank", "gradient_checkpointing", "format"):
+                if getattr(self.teacher, name) != ModelSection.model_fields[name].default:
+                    raise ValueError(f"teacher: `{name}` does nothing for a teacher, which is not trained")
             return self
         for name, described in ModelSection.model_fields.items():
             used = name in ("url", "upstream_name", "request_timeout_s")
@@ -352,6 +433,15 @@ KINDS: Mapping[str, type[AdaptThinkConfig | AdaCoTConfig | FusionConfig | RelayC
     "adacot": AdaCoTConfig,
     "fusion": FusionConfig,
     "relay": RelayConfig,
+}
+
+
+# A relay may be measured anew without being trained anew.
+_NOT_OF_THE_WEIGHTS: Mapping[str, tuple[str, ...]] = {
+    "adaptthink": (),
+    "adacot": (),
+    "fusion": (),
+    "relay": ("evaluate", "token_routers", "checkpoint_every"),
 }
 
 
@@ -407,11 +497,60 @@ def load(reference: str, method: str, overrides: Mapping[str, object] | None = N
     try:
         return KINDS[method].model_validate(content)
     except ValidationError as error:
-        lines = [
-            f"  {'.'.join(map(str, problem['loc'])) or 'the file'}: {problem['msg']}"
-            for problem in error.errors()
-        ]
+        lines = [_described(problem, KINDS[method]) for problem in error.errors()]
         raise ConfigError(f"{reference} is wrong:\n" + "\n".join(lines)) from error
+
+
+def _described(problem: ErrorDetails, kind: type[BaseModel]) -> str:
+    """One line about one wrong place: where, what is wrong with which value, what was probably meant."""
+    place = ".".join(map(str, problem["loc"])) or "the file"
+    value = problem["input"]
+    if problem["type"] == "extra_forbidden":
+        *parents, last = map(str, problem["loc"])
+        for name in parents:
+            section = kind.model_fields[name].annotation
+            kind = section if isinstance(section, type) and issubclass(section, BaseModel) else BaseModel
+        close = difflib.get_close_matches(last, kind.model_fields, n=1)
+        return f"  {place}: unknown key; " + (
+            f"did you mean {close[0]}?" if close else f"known: {', '.join(kind.model_fields)}"
+        )
+    got = f", not {value!r}" if isinstance(value, (str, int, float)) else ""
+    return f"  {place}: {problem['msg'].removeprefix('Value error, ')}{got}"
+
+
+def check_run(folder: Path, config: AnyConfig) -> None:
+    """A run's folder is new, or holds a run of the same configuration.
+
+    Raises:
+        ConfigError: another configuration was run in it, which this run would write over; the message names what differs.
+    """
+    stored = folder / "config.json"
+    begun = (folder / "report.json").exists() or any(folder.glob("checkpoint-*.pt"))
+    if not begun or not stored.exists():
+        return
+    before = _flat(json.loads(stored.read_text(encoding="utf-8")))
+    now = _flat(config.model_dump(mode="json"))
+    after_training = _NOT_OF_THE_WEIGHTS[config.method]
+    names = [
+        name for name in (*now, *before) if before.get(name) != now.get(name) and name not in after_training
+    ]
+    if names:
+        changes = ", ".join(f"{name} {before.get(name)} → {now.get(name)}" for name in dict.fromkeys(names))
+        raise ConfigError(
+            f"{folder} holds a run of another configuration ({changes}): choose another --out, or delete the folder",
+            param="--out",
+        )
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings by their dotted paths."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flat(cast("dict[str, Any]", value), f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
 
 
 def _read(reference: str) -> str:
@@ -430,11 +569,10 @@ def _read(reference: str) -> str:
 
 def _set(content: dict[str, Any], path: str, value: object) -> None:
     *parents, last = path.split(".")
-    for name in parents:
-        content = content.setdefault(name, {})
+    for place, name in enumerate(parents, start=1):
+        below = content.setdefault(name, {})
+        if not isinstance(below, dict):
+            whole = ".".join(parents[:place])
+            raise ConfigError(f"setting {path!r}: {whole} is {below!r}, which has no parts", param=path)
+        content = cast("dict[str, Any]", below)
     content[last] = value
-
-
-def as_dict(options: Any) -> dict[str, Any]:
-    """A dataclass or section as plain values."""
-    return options.model_dump(mode="json") if isinstance(options, BaseModel) else asdict(options)
