@@ -98,7 +98,10 @@ class ReferenceTable:
         task: Task,
         progress: Progress = lambda done, total: None,
     ) -> None:
-        """Sample every question that is not known yet, with the weights the sampler holds now."""
+        """Sample every question that is not known yet, with the weights the sampler holds now.
+
+        What was sampled before an interruption is kept.
+        """
         unknown = {key_of(item): item for item in items}
         missing = [item for key, item in unknown.items() if key not in self._statistics]
         for start in range(0, len(missing), _ITEMS_PER_ROUND):
@@ -109,9 +112,8 @@ class ReferenceTable:
                     fmean(response.tokens for response in responses),
                     len(responses),
                 )
+            self._save()  # on a real checkpoint the table is hours of work
             progress(start + len(chosen), len(missing))
-        if missing:
-            self._save()
 
     def _sample(self, items: Sequence[Item], sampler: Sampler) -> list[list[Trajectory]]:
         count = self._sampling.samples
@@ -142,7 +144,9 @@ class ReferenceTable:
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
         rows = {name: (row.reward, row.tokens, row.samples) for name, row in self._statistics.items()}
-        self._path.write_text(json.dumps({"key": self._key, "statistics": rows}), encoding="utf-8")
+        partial = self._path.with_suffix(".partial")
+        partial.write_text(json.dumps({"key": self._key, "statistics": rows}), encoding="utf-8")
+        partial.replace(self._path)
 
 
 def solvable(
