@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from thinkroute.cli.main import app
 from thinkroute.errors import ConfigError, DataError
 from thinkroute.training import settings
+from thinkroute.training.run_folder import check_run
 
 RUNNER = CliRunner()
 
@@ -95,11 +96,11 @@ def test_a_folder_with_a_run_of_another_configuration_is_left_alone(tmp_path: Pa
     first = settings.load("adaptthink-fleet", "adaptthink", {"delta": 0.1})
     (tmp_path / "config.json").write_text(first.model_dump_json())
     other = settings.load("adaptthink-fleet", "adaptthink", {"delta": 0.2, "rollouts.group": 4})
-    settings.check_run(tmp_path, other)  # nothing was trained yet
+    check_run(tmp_path, other)  # nothing was trained yet
     (tmp_path / "checkpoint-reinforce.pt").touch()
-    settings.check_run(tmp_path, first)
+    check_run(tmp_path, first)
     with pytest.raises(ConfigError, match=r"delta 0\.1 → 0\.2, .*another --out") as refused:
-        settings.check_run(tmp_path, other)
+        check_run(tmp_path, other)
     assert "rollouts.group 8 → 4" in str(refused.value)
 
 
@@ -107,7 +108,7 @@ def test_a_relay_may_be_measured_anew_in_its_folder(tmp_path: Path) -> None:
     config = settings.load("relay-fleet", "relay", {})
     (tmp_path / "config.json").write_text(config.model_dump_json())
     (tmp_path / "report.json").touch()
-    settings.check_run(tmp_path, settings.load("relay-fleet", "relay", {"evaluate": 7}))
+    check_run(tmp_path, settings.load("relay-fleet", "relay", {"evaluate": 7}))
 
 
 def test_a_file_without_questions_is_refused_before_any_weights_are_loaded(tmp_path: Path) -> None:

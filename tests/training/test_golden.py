@@ -22,11 +22,8 @@ from thinkroute.training.losses import (
 )
 from thinkroute.training.methods import adacot, adaptthink
 from thinkroute.training.methods.adacot import Penalties, cells_at_optimum, thinks_at_optimum
-from thinkroute.training.policy import (
-    _fill_advantages,  # pyright: ignore[reportPrivateUsage]
-    _whiten,  # pyright: ignore[reportPrivateUsage]
-)
 from thinkroute.training.tasks import Item
+from thinkroute.training.token_advantages import fill_advantages, whiten
 from thinkroute.training.trajectory import Span, Trajectory
 
 REWARDS = st.lists(st.floats(-2, 2, allow_nan=False), min_size=2, max_size=8)
@@ -231,7 +228,7 @@ def test_generalised_advantages_step_over_what_a_teacher_wrote() -> None:
     )
     row = Row(trajectory, [1.0])
     values_T = torch.tensor([9.0, 0.5, 9.0, 9.0, 0.25])  # one per prediction; the first is a prompt token's
-    _fill_advantages(row, values_T, "student", PolicyOptions("gae", trace=0.5))
+    fill_advantages(row, values_T, "student", PolicyOptions("gae", trace=0.5))
     assert row.advantages == pytest.approx([0.125, 0, 0, 0.75])
     assert row.returns == pytest.approx([0.625, 0, 0, 1.0])
 
@@ -240,7 +237,7 @@ def test_whitened_advantages_have_mean_0_and_spread_1_over_trained_tokens_and_th
     spans = (Span((1, 2), "student"), Span((3,), "teacher"))
     often = Row(Trajectory((7,), spans, "", excluded=frozenset({1})), [1.0, 50.0, 50.0], weight=3.0)
     once = Row(Trajectory((7,), spans, ""), [5.0, 5.0, 50.0])
-    _whiten([often, once], "student")
+    whiten([often, once], "student")
     # Trained: 1 three times, 5 twice. Mean 2.6, variance 3.84.
     assert often.advantages == pytest.approx([-1.6 / 3.84**0.5, 50.0, 50.0], abs=1e-4)
     assert once.advantages == pytest.approx([2.4 / 3.84**0.5] * 2 + [50.0], abs=1e-4)

@@ -7,11 +7,9 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import isnan
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from thinkroute.catalog import family_named
-from thinkroute.engines.embedded.vocabulary import Vocabulary
 from thinkroute.errors import DataError
 from thinkroute.evaluation.relay import Answers, Comparison, Line
 from thinkroute.fleet import shipped
@@ -25,6 +23,7 @@ from thinkroute.training.losses import PolicyOptions
 from thinkroute.training.methods.relay import Relay, RelayReward, grade
 from thinkroute.training.methods.relay_judge import BatchBench, by, places, query_baselines, random_baselines
 from thinkroute.training.methods.relay_warmup import Insertion, WarmUp
+from thinkroute.training.methods.token_router import judge_routers
 from thinkroute.training.optimise import Checkpoint, OptimiserOptions
 from thinkroute.training.policy import PolicyTrainer, RolloutOptions
 from thinkroute.training.reference import ReferenceTable, Sampling, solvable
@@ -39,8 +38,6 @@ if TYPE_CHECKING:
 
 TEACHER = "relay-teacher"
 """What the teacher is called in trajectories."""
-_ROUTER_QUESTIONS = 400
-"""Questions a token router learns from."""
 
 
 @dataclass(slots=True)
@@ -134,7 +131,7 @@ def run_relay(run: Run, config: RelayConfig) -> dict[str, object]:
     findings = judged(bench, method, (alone, taught), untrained, seed=config.seed)
     if config.token_routers and config.model.fleet and config.teacher.fleet:
         share = next(line["teacher_share"] for line in findings["policies"] if line["policy"] == "relay")
-        findings["token_routers"] = _token_routers(run, config, bench, kept, (alone, taught), share)
+        findings["token_routers"] = judge_routers(run, config, bench, kept, (alone, taught), share)
     return {"questions": {"pool": len(pool), "kept": len(kept), "evaluated": len(bench.items)}, **findings}
 
 
@@ -290,46 +287,3 @@ def _stored(line: Line, policy: str) -> dict[str, Any]:
     return {
         name: None if isinstance(value, float) and isnan(value) else value for name, value in values.items()
     }
-
-
-def _token_routers(
-    run: Run,
-    config: RelayConfig,
-    bench: BatchBench,
-    pool: Sequence[Item],
-    ends: tuple[Answers, Answers],
-    share: float,
-) -> list[dict[str, Any]]:
-    """CITER and R2R beside the untrained student, on a part of the questions, at the relay's teacher share."""
-    from thinkroute.training.methods.token_router import Pair, RouterName, answer_all, fit
-
-    run.watcher.stage("token routers", 0)
-    folders = [
-        section.directory or shipped.directory(section.fleet or "")
-        for section in (config.model, config.teacher)
-    ]
-    student, teacher = (
-        FleetLearner(name, folder) for name, folder in zip(bench.arm.models, folders, strict=True)
-    )
-    vocabulary = Vocabulary(folders[0] / "tokenizer.json")
-    pair = Pair(bench.arm, student, teacher, run.sampler, run.task, vocabulary)
-    chosen = range(0, len(bench.items), max(1, len(bench.items) // config.token_routers))
-    items = [bench.items[place] for place in chosen]
-    low, high = (float(answers.quality_Q[list(chosen)].mean()) for answers in ends)
-    names: tuple[RouterName, ...] = ("CITER", "R2R")
-    lines: list[dict[str, Any]] = []
-    for name in names:
-        router = fit(name, pair, pool[:_ROUTER_QUESTIONS], share, seed=config.seed)
-        routed = answer_all(router, pair, items)
-        accuracy, theirs = fmean(routed.quality), sum(routed.teacher_tokens)
-        lines.append(
-            {
-                "policy": name,
-                "questions": len(items),
-                "accuracy": accuracy,
-                "teacher_share": theirs / (theirs + sum(routed.student_tokens)),
-                "gap_recovered": (accuracy - low) / (high - low) if high > low else None,
-                "labelled": router.positives,
-            }
-        )
-    return lines
