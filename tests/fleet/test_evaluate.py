@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from pathlib import Path
 
 import pytest
@@ -99,10 +100,28 @@ def test_an_unknown_member_is_refused_with_the_known_ones() -> None:
     assert "student, expert-arithmetic" in result.exception.message
 
 
+def test_a_folder_with_some_members_is_measured_as_it_is(tmp_path: Path) -> None:
+    """As after `fleet build --member student --out FOLDER`."""
+    (tmp_path / "student").symlink_to(shipped.directory("student"))
+    measured = CliRunner().invoke(app, ["eval", "--dir", str(tmp_path), "--n", "1", "--json"])
+    assert {line["member"] for line in json.loads(measured.stdout)["cells"]} == {"student"}
+    refused = CliRunner().invoke(app, ["eval", "--dir", str(tmp_path), "--member", "teacher"])
+    assert isinstance(refused.exception, ConfigError)
+    assert "unknown member 'teacher'; known members: student" in refused.exception.message
+
+
+def test_an_address_in_use_is_named_before_members_are_loaded() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        result = CliRunner().invoke(app, ["serve", "--port", str(taken.getsockname()[1])])
+    assert isinstance(result.exception, ConfigError)
+    assert "cannot listen on 127.0.0.1" in result.exception.message
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
         ["eval", "--dir", "{missing}"],
+        ["eval", "--dir", "{folder}"],
         ["eval", "--save", "{missing}/result.json"],
         ["eval", "--plot", "figure.txt"],
         ["export", "--gguf", "{missing}/file.gguf", "--member", "student"],

@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from thinkroute.fleet import tokenizer
 from thinkroute.fleet.curriculum import Example
 from thinkroute.fleet.recipe import RECIPES, Recipe
-from thinkroute.fleet.train import Trainer, learning_rate_at, pack
+from thinkroute.fleet.tasks import language
+from thinkroute.fleet.tokenizer import build_tokenizer
+from thinkroute.fleet.train import Trainer, fingerprint, learning_rate_at, pack
 
 SMALL = Recipe(
     "small", 16, 1, 2, 1, 8, 32, steps=60, learning_rate=1e-2, seed=3, tokens_per_step=256, warmup_steps=10
@@ -49,6 +52,21 @@ def test_a_checkpoint_of_another_recipe_is_not_continued(tmp_path: Path) -> None
     expected = weights(other, tmp_path / "fresh")
     weights(SMALL, tmp_path / "used")
     assert same(expected, weights(other, tmp_path / "used"))
+
+
+def test_a_checkpoint_made_with_other_words_or_facts_is_not_continued(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Finished or not: whoever changes a task and builds again must get the new member."""
+    weights(SMALL, tmp_path / "used")
+    with monkeypatch.context() as patched:
+        patched.setitem(language.FACTS["boss"], "ann", "fay")
+        expected = weights(SMALL, tmp_path / "fresh")
+        assert same(expected, weights(SMALL, tmp_path / "used"))
+    assert "starting anew" in caplog.text
+    before = fingerprint(SMALL, build_tokenizer())
+    monkeypatch.setattr(tokenizer, "_RESERVED_WORDS", ["something"])
+    assert fingerprint(SMALL, build_tokenizer()) != before
 
 
 def test_the_loss_falls(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ class Pulled:
     """A trainer whose loss pulls every weight down, in a few batches a step."""
 
     def __init__(self, dtype: torch.dtype, batches: int = 1) -> None:
-        torch.manual_seed(0)
+        torch.manual_seed(0)  # pyright: ignore[reportUnknownMemberType]
         layer = nn.Linear(4, 4)
         with torch.no_grad():
             layer.weight.fill_(0.02)
@@ -54,7 +54,7 @@ def test_a_step_too_small_for_bfloat16_is_not_lost() -> None:
     adam = torch.optim.AdamW([plain], lr=RATE, weight_decay=0.0)
     for _ in range(100):
         plain.float().sum().backward()  # type: ignore[no-untyped-call]
-        adam.step()
+        adam.step()  # pyright: ignore[reportUnknownMemberType]
         adam.zero_grad()
     begun = torch.tensor(0.02).bfloat16().float()
     assert (plain.float() == begun).all(), "why there are copies"

@@ -114,7 +114,8 @@ def evaluate(
     check_file(save, "--save")
     check_figure(plot, "--plot")
     root = directory or _package_weights()
-    members = {name: root / name for name in _known(member, shipped.names())}
+    present = _present(directory) if directory else shipped.names()
+    members = {name: root / name for name in _known(member, present)}
     with Progress(console=err(), transient=True) as bars:
         task = bars.add_task("measuring", total=None)
 
@@ -194,12 +195,7 @@ def export(
 
     check_folder(directory, "--dir")
     check_file(gguf, "--gguf")
-    present = (
-        sorted(path.parent.name for path in directory.glob("*/config.json"))
-        if directory
-        else shipped.all_names()
-    )
-    _known([member], tuple(present))
+    _known([member], _present(directory) if directory else shipped.all_names())
     source = directory / member if directory else shipped.directory(member)
     export_gguf(source, gguf, name=f"thinkroute-fleet-{member}")
     stdout().print(f"{member}: written to {gguf}", highlight=False)
@@ -217,6 +213,7 @@ def serve_members(
     from thinkroute.fleet.server import NAME_PREFIX, serve
 
     members = _known(member, shipped.all_names())
+    _check_address(host, port)
     listed = ", ".join(NAME_PREFIX + name for name in members)
     stdout().print(f"{listed} at http://{host}:{port}/v1/completions", highlight=False, soft_wrap=True)
     serve(members, host, port)
@@ -228,7 +225,38 @@ def _known(chosen: Sequence[str] | None, known: tuple[str, ...]) -> tuple[str, .
             raise ConfigError(
                 f"unknown member {name!r}; known members: {', '.join(known) or 'none'}", param="member"
             )
-    return tuple(chosen or known)
+    return tuple(dict.fromkeys(chosen or known))
+
+
+def _present(directory: Path) -> tuple[str, ...]:
+    """The members in a folder, in the shipped order, others after them.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    from thinkroute.fleet import shipped
+
+    found = {path.parent.name for path in directory.glob("*/config.json")}
+    if not found:
+        raise ConfigError(f"--dir {directory}: holds no members, one folder each", param="--dir")
+    known = [name for name in shipped.all_names() if name in found]
+    return (*known, *sorted(found - set(known)))
+
+
+def _check_address(host: str, port: int) -> None:
+    """Refuse an address that cannot be listened on before the members are loaded.
+
+    Raises:
+        ConfigError: it is taken, or none of this machine's.
+    """
+    import socket
+
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host, port), family=family).close()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ConfigError(f"cannot listen on {host}:{port}: {reason}", param="--port") from error
 
 
 def _package_weights() -> Path:

@@ -49,13 +49,13 @@ MEMBERS: Mapping[str, Member] = MappingProxyType(
 )
 """Cheapest first. `base` is there to be trained: it offers no arm, and answers when it is asked for by name."""
 
-_DIAL = tuple(Effort("default", threshold=threshold) for threshold in (0.1, 0.5, 0.9))
+_DIAL = tuple(Effort(threshold=threshold) for threshold in (0.1, 0.3, 0.9))
 
 TRAINED: Mapping[str, Member] = MappingProxyType(
     {
         "student-relay": Member(Price(1.0, 4.0), ("relations",), efforts=()),
         "base-fusion": Member(Price(6.0, 24.0), _COMMON),
-        "base-adacot": Member(Price(6.0, 24.0), _COMMON, switches=False, efforts=_DIAL[1:2]),
+        "base-adacot": Member(Price(6.0, 24.0), _COMMON, switches=False, efforts=(Effort(threshold=0.5),)),
         "base-adaptthink": Member(Price(6.0, 24.0), _COMMON, switches=False, efforts=_DIAL),
     }
 )

@@ -6,6 +6,7 @@ weights as one that was not, because the checkpoint holds the state of every ran
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from random import Random
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import functional
 
@@ -24,6 +26,8 @@ from thinkroute.fleet.tokenizer import PAD, build_tokenizer, token_id
 logger = logging.getLogger(__name__)
 
 _POOL_EXAMPLES = 1024
+_SAMPLE_EXAMPLES = 100
+"""Examples of each kind of mixture by which changed training data are noticed."""
 _CLIP_NORM = 1.0
 
 Progress = Callable[[int, float], None]
@@ -84,8 +88,21 @@ def _early_loss(model: Qwen3, after: list[Tensor], batch: list[Example]) -> Tens
     return functional.cross_entropy(model.logits(hidden), tokens)
 
 
+def fingerprint(recipe: Recipe, tokenizer: Tokenizer) -> str:
+    """What decides the weights: the recipe, the vocabulary, and what the task families tell, by a sample of it."""
+    curriculum = Curriculum(tokenizer, Random(recipe.seed))  # noqa: S311 - reproducible data, not a secret
+    mixtures = (recipe.mixture.tracing(), recipe.mixture)
+    sample = [curriculum.draw(mixture) for mixture in mixtures for _ in range(_SAMPLE_EXAMPLES)]
+    text = f"{recipe!r}\n{tokenizer.to_str()}\n{sample!r}"
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
 class Trainer:
-    """One run of one recipe; `checkpoint` is read when it exists and written every `checkpoint_every` steps."""
+    """One run of one recipe; `checkpoint` is read when it exists and written every `checkpoint_every` steps.
+
+    A checkpoint is continued only where recipe, vocabulary and task families are the same: with others it would end in
+    weights that no build from the beginning gives.
+    """
 
     def __init__(self, recipe: Recipe, checkpoint: Path, *, checkpoint_every: int = 1000) -> None:
         self._recipe = recipe
@@ -94,6 +111,7 @@ class Trainer:
         self._rng = Random(recipe.seed)  # noqa: S311 - reproducible data, not a secret
         tokenizer = build_tokenizer()
         self._pad_id: int = token_id(tokenizer, PAD)
+        self._fingerprint = fingerprint(recipe, tokenizer)
         self._curriculum = Curriculum(tokenizer, self._rng)
         self.model = Qwen3(recipe.architecture(), seed=recipe.seed)
         matrices = [parameter for parameter in self.model.parameters() if parameter.ndim > 1]
@@ -146,7 +164,7 @@ class Trainer:
 
     def _save(self) -> None:
         state: dict[str, Any] = {
-            "recipe": repr(self._recipe),
+            "fingerprint": self._fingerprint,
             "step": self._step,
             "rng": self._rng.getstate(),
             "batches": [
@@ -164,8 +182,11 @@ class Trainer:
         if not self._checkpoint.exists():
             return
         state = torch.load(self._checkpoint, weights_only=True)
-        if state["recipe"] != repr(self._recipe):
-            logger.warning("checkpoint %s is of another recipe: starting anew", self._checkpoint)
+        if state.get("fingerprint") != self._fingerprint:
+            logger.warning(
+                "checkpoint %s is of another recipe, vocabulary or task family: starting anew",
+                self._checkpoint,
+            )
             return
         self._step = state["step"]
         self._rng.setstate(state["rng"])

@@ -79,44 +79,52 @@ def at_most(promise: str, measured: float, bound: float) -> Verdict:
     return Verdict(promise, round(measured, 4), f"<= {bound}", measured <= bound)
 
 
-def _free(report: Report, name: str) -> list[float]:
-    """A quantity of the trained model left to itself, by level."""
-    return list(cast("Mapping[str, float]", report["after"]["free"]["by_level"][name]).values())
-
-
 def _mean(reports: Mapping[int, Report], read: Callable[[Report], float]) -> float:
     return fmean(read(report) for report in reports.values())
 
 
-JUDGED_DELTA = "delta=0.15"
-"""The paper's .05 is run beside it: on the fleet it stops just above half the length."""
+JUDGED = ("delta=0.15", 0.3)
+"""δ, and the threshold that the judged arm, `adaptive=0.3`, puts on the model's own decision. The paper's δ is run beside it."""
+
+
+def _on_dial(report: Report) -> Mapping[str, Any]:
+    return next(point for point in report["dial"] if point["threshold"] == JUDGED[1])
 
 
 def judge_adaptthink(reports: Reports) -> list[Verdict]:
     """Issue's gate: half the length at no more than a point of accuracy, skipping thought where it is easy."""
-    main = reports[JUDGED_DELTA]
-    shares = [fmean(values) for values in zip(*(_free(r, "direct") for r in main.values()), strict=True)]
+    label, threshold = JUDGED
+    arm = f"{label}, threshold {threshold}"
+    main = reports[label]
+    shares = [
+        fmean(values)
+        for values in zip(*(_on_dial(r)["by_level"]["direct"].values() for r in main.values()), strict=True)
+    ]
     worst_rise = max(after - before for before, after in pairwise(shares))
     lengths = [
-        _mean(reports[label], lambda r: r["against_thinking"][EASY]["length_share"])
-        for label in sorted(reports)  # by delta
+        _mean(reports[each], lambda r: r["against_thinking"][EASY]["length_share"])
+        for each in sorted(reports)  # by delta
     ]
     worst_order = max(after - before for before, after in pairwise(lengths))
+
+    def kept(report: Report, name: str) -> tuple[float, float]:
+        return _on_dial(report)[EASY][name], report["before"]["think"][EASY][name]
+
     return [
         at_most(
-            "length, easy-heavy mix, as a share of thinking's",
-            _mean(main, lambda r: r["against_thinking"][EASY]["length_share"]),
+            f"length, easy-heavy mix, as a share of thinking's, {arm}",
+            _mean(main, lambda r: kept(r, "tokens")[0] / kept(r, "tokens")[1]),
             0.5,
         ),
         at_least(
-            "accuracy gain over thinking, easy-heavy mix",
-            _mean(main, lambda r: r["against_thinking"][EASY]["accuracy_gain"][0]),
+            f"accuracy gain over thinking, easy-heavy mix, {arm}",
+            _mean(main, lambda r: kept(r, "accuracy")[0] - kept(r, "accuracy")[1]),
             -0.01,
         ),
-        at_least("answers at once at level 1", shares[0], 0.9),
-        at_most("answers at once at level 5", shares[-1], 0.1),
+        at_least(f"answers at once at level 1, {arm}", shares[0], 0.9),
+        at_most(f"answers at once at level 5, {arm}", shares[-1], 0.1),
         at_most("largest rise of that share from level to level", worst_rise, 0.0),
-        at_most("largest rise of length as delta grows", worst_order, 0.0),
+        at_most("largest rise of length as delta grows, no threshold", worst_order, 0.0),
     ]
 
 
@@ -303,8 +311,7 @@ CAMPAIGNS: Mapping[str, Campaign] = {
             (
                 *_delta(0.15, 0, 1, 2),
                 *_delta(0.05, 0, 1, 2),
-                *_delta(0.2, 0, 1, 2),
-                *_delta(0.1, 0),
+                *_delta(0.2, 0),
             ),
             judge_adaptthink,
             EASY,

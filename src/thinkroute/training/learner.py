@@ -6,7 +6,7 @@ Owns the modules' hidden states, logits, weights and storage. It does not genera
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
@@ -49,6 +49,10 @@ class Learner(Protocol):
         ...
 
 
+_SEEN_NORM = 2.0
+"""Length of the embeddings of a member's frequent words."""
+
+
 class FleetLearner:
     """A member of the fleet. Computes in float32; stored as bfloat16, like every member.
 
@@ -79,6 +83,18 @@ class FleetLearner:
     def weights(self) -> dict[str, NDArray[np.float32]]:
         """All tensors, not copied: read them before the next update."""
         return {key: value.detach().numpy() for key, value in self._model.state_dict().items()}
+
+    def introduce(self, ids: Sequence[int], seed: int) -> None:
+        """Give tokens that the member never saw embeddings which differ.
+
+        All tokens that never occur are pushed along the same way by the softmax of a tied embedding, and end as one vector; no
+        fine-tuning tells them apart again. What is common stays, so that none of them becomes likelier to be written.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        table = self._model.model.embed_tokens.weight
+        with torch.no_grad():
+            own = torch.randn(len(ids), table.shape[1], generator=generator)
+            table[list(ids)] += own * (_SEEN_NORM / own.square().sum(1, keepdim=True).sqrt())
 
     def save(self, directory: Path) -> None:
         """Write a complete member."""

@@ -48,7 +48,7 @@ class MasterAdamW(torch.optim.AdamW):
 
     def step(self, closure: Any = None) -> Any:
         """Step the copies, round them into the weights."""
-        super().step(closure)
+        super().step(closure)  # pyright: ignore[reportUnknownMemberType]
         with torch.no_grad():
             for rounded, master in self._pairs():
                 rounded.copy_(master)

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 
 from thinkroute.catalog import family_named
 from thinkroute.errors import ConfigError
+from thinkroute.fleet import shipped
 from thinkroute.programs.protocol import ThinkingFormat
 from thinkroute.training.batch import Row
+from thinkroute.training.learner import FleetLearner
 from thinkroute.training.losses import PolicyOptions
 from thinkroute.training.measure import budget_curve, measure
 from thinkroute.training.methods.adacot import (
@@ -23,7 +25,7 @@ from thinkroute.training.methods.adacot import (
     thinks_at_optimum,
 )
 from thinkroute.training.methods.adaptthink import AdaptThink
-from thinkroute.training.methods.fusion import Flags, Fusion
+from thinkroute.training.methods.fusion import NO_THINK, THINK, Flags, Fusion
 from thinkroute.training.optimise import OptimiserOptions
 from thinkroute.training.policy import PolicyTrainer, RolloutOptions
 from thinkroute.training.reference import ReferenceTable, Sampling
@@ -261,11 +263,15 @@ def run_fusion(run: Run, config: FusionConfig) -> dict[str, object]:
     trainer = SupervisedTrainer(
         run.learner,
         rows,
+        # As in AdaCoT's warm-up: averaged over a response, the decision of a short answer would drown that of a thought.
         options=SupervisedOptions(
-            config.seed, config.examples_per_step, tokens_per_batch=_tokens_per_batch(config)
+            config.seed, config.examples_per_step, "token_mean", _tokens_per_batch(config)
         ),
         optimiser=_optimiser(config.optimiser, config.steps),
     )
+    if isinstance(run.learner, FleetLearner) and not shipped.MEMBERS[run.learner.name].switches:
+        flag_ids = [token for flag in (THINK, NO_THINK) for token in run.sampler.encode(f" {flag}")]
+        run.learner.introduce(flag_ids, config.seed)
     run.train(trainer, config.steps, "fusion")
     if not isinstance(run.task, FleetTask):
         return {}

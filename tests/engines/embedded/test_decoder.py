@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -121,3 +123,17 @@ def test_weights_of_another_type_are_refused(tmp_path: Path) -> None:
     save_file({"odd": np.ones(2, dtype=np.float16)}, tmp_path / "weights")
     with pytest.raises(ValueError, match="'odd' has type F16"):
         read_weights(tmp_path / "weights")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads what Linux says of the process")
+def test_seats_that_no_row_reached_take_no_memory() -> None:
+    """64 rows of one token fill 4 MB of a cache that has room for 134 MB."""
+    decoder = Decoder(directory("base"), seats=256)
+
+    def resident_mb() -> float:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+    before = resident_mb()
+    nothing = np.zeros(64, dtype=np.int64)
+    decoder.step(0, nothing[:, None], nothing, nothing)
+    assert resident_mb() - before < 16

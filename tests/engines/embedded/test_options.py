@@ -100,3 +100,18 @@ def test_efforts_the_template_cannot_express_are_refused(effort: str) -> None:
 def test_unknown_template_flags_are_refused() -> None:
     with pytest.raises(UnsupportedRequest, match="tools_in_user_message"):
         read_thinking(call("on", chat_template_kwargs={"tools_in_user_message": True}))
+
+
+@pytest.mark.parametrize(
+    "kwargs", [["enable_thinking"], "no", 1, {"enable_thinking": "false"}, {"enable_thinking": 0}]
+)
+def test_template_arguments_of_the_wrong_kind_are_refused(kwargs: object) -> None:
+    """A flag in quotes is no false: it would think."""
+    with pytest.raises(InvalidRequest) as caught:
+        read_thinking(call("default", chat_template_kwargs=kwargs))
+    assert (caught.value.param or "").startswith("chat_template_kwargs")
+
+
+def test_no_template_arguments_ask_for_nothing() -> None:
+    assert read_thinking(call("default", chat_template_kwargs=None))
+    assert read_thinking(call("default", chat_template_kwargs={"enable_thinking": None}))

@@ -81,6 +81,22 @@ def test_the_text_ends_before_the_first_stop_string(text: str, stops: list[str])
     assert transcript.finish == "stop"
 
 
+@given(
+    st.lists(st.sampled_from(["<think>", "</think>", "a", " 3", "\n"]), max_size=12).map("".join),
+    st.lists(st.sampled_from(["</think>", "a</think>\n", "\n</", " 3a", "<think>\n"]), max_size=3),
+)
+def test_raw_text_ends_before_the_first_stop_string_tags_or_not(text: str, stops: list[str]) -> None:
+    transcript = Transcript(VOCABULARY, Limits(1000, tuple(stops)), thinking=False, raw=True)
+    chunks: list[Chunk] = []
+    for token_id in VOCABULARY.encode(f"{text}<|im_end|>"):
+        if transcript.finish is None:
+            chunks += transcript.take([token_id])
+    assert joined(chunks, "answer") == transcript.text
+    ends = [(transcript.text + stop) for stop in stops if text.startswith(transcript.text + stop)]
+    assert ends or transcript.text == text
+    assert not any(stop in transcript.text for stop in stops)
+
+
 def test_a_stop_string_in_the_reasoning_does_not_stop() -> None:
     transcript, _ = feed("<think>\nfirst 4.\n</think>\n\nit is 4. done", stop=["."])
     assert transcript.text == "<think>\nfirst 4.\n</think>\n\nit is 4"

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from thinkroute.engines.embedded import EmbeddedEngine
 from thinkroute.engines.embedded.decoder import Decoder
+from thinkroute.errors import ConfigError, Overloaded
 from thinkroute.fleet import shipped
 from thinkroute.fleet.bench import draw_prompts
 from thinkroute.programs.protocol import Call, Segment
@@ -102,3 +107,120 @@ def test_twins_share_weights_and_nothing_else() -> None:
     np.testing.assert_array_equal(
         again, fresh.step(0, ids[:, :1], np.full(1, 20), np.zeros(1, dtype=np.int64))
     )
+
+
+class Brake:
+    """Holds every step until it is let go: so it is certain who runs and who waits."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.steps = 0
+        self._passes = threading.Semaphore(0)
+        step = Decoder.step
+
+        def braked(decoder: Decoder, *arguments: Any) -> Any:
+            self.steps += 1
+            self._passes.acquire()
+            return step(decoder, *arguments)
+
+        monkeypatch.setattr(Decoder, "step", braked)
+
+    def release(self, steps: int = 100_000) -> None:
+        self._passes.release(steps)
+
+    async def reach(self, step: int) -> None:
+        """Wait until a step has begun, which then is held."""
+        async with asyncio.timeout(30):
+            while self.steps < step:  # noqa: ASYNC110 - the worker is a thread, there is no event to await
+                await asyncio.sleep(0.001)
+
+
+@pytest.fixture
+def brake(monkeypatch: pytest.MonkeyPatch) -> Iterator[Brake]:
+    brake = Brake(monkeypatch)
+    yield brake
+    brake.release()
+
+
+def begin(engine: EmbeddedEngine, count: int, model: str = "teacher") -> list[asyncio.Task[Segment]]:
+    return [
+        asyncio.create_task(ask(engine, call(question, model))) for question in draw_prompts(count, seed=9)
+    ]
+
+
+async def test_who_finds_a_free_seat_is_not_refused_while_a_step_is_under_way(brake: Brake) -> None:
+    engine = EmbeddedEngine(MEMBERS, seats=6, queue_limit=2, threads=2)
+    await engine.start()
+    first = begin(engine, 1)
+    await brake.reach(1)
+    others = begin(engine, 7)
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded, match="2 requests waiting"):
+        await ask(engine, call("Who is the boss of Ann?"))
+    brake.release()
+    assert [segment.finish for segment in await asyncio.gather(*first, *others)] == ["stop"] * 8
+    await engine.aclose()
+
+
+async def test_a_crowd_before_one_member_keeps_nobody_from_another(brake: Brake) -> None:
+    engine = EmbeddedEngine(MEMBERS, seats=2, queue_limit=1, threads=2)
+    await engine.start()
+    crowd = begin(engine, 3)
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded):
+        await ask(engine, call("Who is the boss of Ann?"))
+    others = begin(engine, 2, "student")
+    brake.release()
+    assert [segment.owner for segment in await asyncio.gather(*crowd, *others)] == [
+        *["teacher"] * 3,
+        *["student"] * 2,
+    ]
+    await engine.aclose()
+
+
+async def test_a_request_that_was_given_up_while_it_waited_takes_no_place_in_the_queue(brake: Brake) -> None:
+    engine = EmbeddedEngine(MEMBERS, seats=1, queue_limit=1)
+    await engine.start()
+    running, waiting = begin(engine, 2)
+    await brake.reach(1)
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    brake.release(2)
+    await brake.reach(3)
+    next_one = asyncio.create_task(ask(engine, call("Who is the boss of Ann?")))
+    await asyncio.sleep(0)
+    brake.release()
+    assert [(await task).finish for task in (running, next_one)] == ["stop", "stop"]
+    await engine.aclose()
+
+
+async def test_closing_while_it_starts_leaves_no_worker_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, going = threading.Event(), threading.Event()
+    load = Decoder.__init__
+
+    def slow(decoder: Decoder, *arguments: Any, **settings: Any) -> None:
+        begun.set()
+        going.wait()
+        load(decoder, *arguments, **settings)
+
+    monkeypatch.setattr(Decoder, "__init__", slow)
+    before = set(threading.enumerate())
+    engine = EmbeddedEngine(MEMBERS)
+    starting = asyncio.create_task(engine.start())
+    await asyncio.to_thread(begun.wait)
+    closing = asyncio.create_task(engine.aclose())
+    await asyncio.sleep(0.01)
+    going.set()
+    await asyncio.gather(starting, closing)
+    left = set(threading.enumerate()) - before
+    assert not [thread for thread in left if thread.name == "thinkroute-embedded"]
+
+
+async def test_a_folder_without_a_member_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"member 'nobody': {tmp_path} holds no member"):
+        await EmbeddedEngine({"nobody": tmp_path}).start()
+
+
+@pytest.mark.parametrize(("seats", "threads"), [(0, 1), (1, 0)])
+def test_an_engine_without_seats_or_workers_is_refused(seats: int, threads: int) -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        EmbeddedEngine(MEMBERS, seats=seats, threads=threads)

@@ -7,7 +7,11 @@ is the scheduler's business. Weights are stored in bfloat16 and computed in floa
 from __future__ import annotations
 
 import json
+import math
+import mmap
+import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict, cast
@@ -94,8 +98,7 @@ class Decoder:
         """Logits after the last token of every seat, as far as steps wrote them."""
         self._bound: dict[tuple[int, int], _Bound] = {}
         shape = (len(self._caches), seats, kv_heads, self.positions, head_width)
-        # Pages of zeros take no memory until a row reaches them, so every seat can have its full length.
-        self._cache = np.zeros(shape, dtype=np.float32)
+        self._cache = _untouched_zeros(shape)
 
     def load(self, weights: Mapping[str, Floats]) -> None:
         """Compute with these weights from the next step on. Keys and values in the cache remain those of the old ones.
@@ -169,6 +172,20 @@ class Decoder:
             binding.bind_output(name, "cpu", 0, np.float32, cache.shape, cache.ctypes.data)
         self._bound[first, rows] = bound = _Bound(binding)
         return bound
+
+
+def _untouched_zeros(shape: tuple[int, ...]) -> Floats:
+    """Zeros whose pages take no memory until a row reaches them, so that every seat can have its full length.
+
+    numpy asks the kernel for huge pages, and the first tokens of a few rows would take all of them: with ten members 250 MB.
+    """
+    if sys.platform == "win32":
+        return np.zeros(shape, dtype=np.float32)
+    memory = mmap.mmap(-1, math.prod(shape) * 4, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if sys.platform == "linux":
+        with suppress(OSError):  # a kernel that knows no huge pages
+            memory.madvise(mmap.MADV_NOHUGEPAGE)
+    return np.frombuffer(memory, dtype=np.float32).reshape(shape)
 
 
 def _open_session(directory: Path, weights: Mapping[str, Floats]) -> Any:

@@ -32,7 +32,7 @@ from thinkroute.engines.embedded.sampling import RowSampler
 from thinkroute.engines.embedded.scheduler import Scheduler
 from thinkroute.engines.embedded.transcript import Limits, Transcript
 from thinkroute.engines.embedded.vocabulary import Vocabulary
-from thinkroute.errors import InvalidRequest, ThinkrouteError, UnknownModel
+from thinkroute.errors import ConfigError, InvalidRequest, ThinkrouteError, UnknownModel
 from thinkroute.programs.asides import Asides
 from thinkroute.programs.protocol import Call, Chunk, Segment
 from thinkroute.types import Usage
@@ -70,8 +70,9 @@ class EmbeddedEngine:
         members: Model name → directory with weights, tokenizer and graph.
         check_scope: Called with a request's messages; raises when the members cannot make sense of them.
         seats: Rows that run at once, per member.
-        queue_limit: Requests that may wait for a seat before new ones are refused.
+        queue_limit: Requests that may wait for a seat, of all members together, before more that would wait are refused.
         threads: Workers that share the rows, one thread each; None takes two where the machine has two cores.
+            More workers than seats are not made.
         prefix_bytes: Memory, per member, for the keys and values of ended requests, from which later ones that begin
             with the same tokens go on; 0 computes every prompt in full.
     """
@@ -87,6 +88,8 @@ class EmbeddedEngine:
         prefix_bytes: int = 16 * 2**20,
     ) -> None:
         self._threads = min(2, _usable_cores()) if threads is None else threads
+        if min(seats, self._threads) < 1:
+            raise ValueError(f"seats and threads must be at least 1, got {seats} and {self._threads}")
         self._directories = dict(members)
         self._check_scope = check_scope
         self._seats = seats
@@ -97,7 +100,11 @@ class EmbeddedEngine:
         self._starting = threading.Lock()
 
     async def start(self) -> None:
-        """Load the members (a fraction of a second) and start the worker. Calling it again changes nothing."""
+        """Load the members (a fraction of a second) and start the workers. Calling it again changes nothing.
+
+        Raises:
+            ConfigError: a folder holds no member.
+        """
         await asyncio.to_thread(self._load)
 
     def _load(self) -> Scheduler:
@@ -106,13 +113,18 @@ class EmbeddedEngine:
                 workers = min(self._threads, self._seats)
                 lanes: list[dict[str, Lane]] = [{} for _ in range(workers)]
                 for name, directory in self._directories.items():
+                    if not (directory / "config.json").is_file():
+                        raise ConfigError(
+                            f"member {name!r}: {directory} holds no member of the fleet (config.json is missing)"
+                        )
                     prefixes = PrefixStore(self._prefix_bytes) if self._prefix_bytes else None
                     decoder: Decoder | None = None
                     for worker, own in enumerate(lanes):
                         seats = (self._seats + worker) // workers
                         decoder = Decoder(directory, seats=seats, twin=decoder)
                         own[name] = Lane(decoder, prefixes)
-                        self._add_member(name, directory, decoder.positions)
+                    assert decoder is not None  # noqa: S101 - there is at least one worker
+                    self._add_member(name, directory, decoder.positions)
                 self._scheduler = Scheduler(lanes, queue_limit=self._queue_limit)
             return self._scheduler
 
@@ -120,10 +132,14 @@ class EmbeddedEngine:
         self._members[name] = _Member(Vocabulary(directory / "tokenizer.json"), positions)
 
     async def aclose(self) -> None:
-        """Stop the worker; generations under way end with `EngineInterrupted`."""
-        scheduler, self._scheduler = self._scheduler, None
+        """Stop the workers; generations under way end with `EngineInterrupted`."""
+        await asyncio.to_thread(self._close)
+
+    def _close(self) -> None:
+        with self._starting:  # a start under way ends first, so that its workers are stopped too
+            scheduler, self._scheduler = self._scheduler, None
         if scheduler is not None:
-            await asyncio.to_thread(scheduler.close)
+            scheduler.close()
 
     @property
     def running(self) -> int:

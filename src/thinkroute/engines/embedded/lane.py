@@ -69,7 +69,14 @@ class Lane:
         self._held, self._left, self._end, self._other_end, self._eager, self._special = self._state
         self._nothing = np.zeros(seats, dtype=np.int64)
         self._entering: list[Job] = []
+        self._promised = 0
+        """Seats that are taken once those who enter now are in them; 0 while nobody enters."""
         self._mail: Mail = []
+
+    @property
+    def load(self) -> int:
+        """Jobs that run, enter or wait; read by other threads to choose where a job goes."""
+        return max(len(self.rows), self._promised) + len(self.waiting)
 
     @property
     def busy(self) -> bool:
@@ -96,7 +103,7 @@ class Lane:
         """End every job with an error, after what a step that broke off had to deliver."""
         jobs = dict.fromkeys((*self.rows, *self._entering, *self.waiting))
         mail: Mail = [*self._mail, *((job, error) for job in jobs if not job.cancelled)]
-        self._mail, self._entering = [], []
+        self._mail, self._entering, self._promised = [], [], 0
         self.rows.clear()
         self.waiting.clear()
         return mail
@@ -165,11 +172,14 @@ class Lane:
                 for newcomer in part:
                     self._recall(newcomer, self._prefixes)
                 self._seat(part)
-        self._entering = []
+        self._entering, self._promised = [], 0
 
     def _newcomers(self) -> list[_Newcomer]:
         most = min(_MOST_NEWCOMERS, self.decoder.seats - len(self.rows))
         newcomers: list[_Newcomer] = []
+        if most == 0:  # who gave up must not keep others out while nobody can enter
+            self.waiting = deque(job for job in self.waiting if not job.cancelled)
+        self._promised = len(self.rows) + min(most, len(self.waiting))
         while self.waiting and len(newcomers) < most:
             job = self.waiting.popleft()
             if not job.cancelled:

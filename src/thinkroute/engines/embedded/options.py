@@ -118,9 +118,10 @@ def read_thinking(call: Call) -> bool:
     """Whether the template leaves room for thinking; False prefills the empty block.
 
     Raises:
+        InvalidRequest: the template's arguments are not an object, or its flag is neither true nor false.
         UnsupportedRequest: the effort is a level or a budget that the template cannot express.
     """
-    kwargs = cast("Mapping[str, object]", call.options.get("chat_template_kwargs") or {})
+    kwargs = _template_arguments(call.options)
     unknown = sorted(set(kwargs) - {"enable_thinking"})
     if unknown:
         raise UnsupportedRequest(
@@ -136,3 +137,20 @@ def read_thinking(call: Call) -> bool:
     if call.effort.level == "default":
         return kwargs.get("enable_thinking") is not False
     return call.effort.level == "on"
+
+
+def _template_arguments(options: Mapping[str, Any]) -> Mapping[str, object]:
+    given: object = options.get("chat_template_kwargs")
+    kwargs = {} if given is None else given
+    if not isinstance(kwargs, Mapping):
+        raise InvalidRequest(
+            f"chat_template_kwargs must be an object, got {given!r:.100}", param="chat_template_kwargs"
+        )
+    arguments = cast("Mapping[str, object]", kwargs)
+    flag = arguments.get("enable_thinking")
+    if flag is not None and not isinstance(flag, bool):
+        raise InvalidRequest(
+            f"enable_thinking must be true or false, got {flag!r:.100}",
+            param="chat_template_kwargs.enable_thinking",
+        )
+    return arguments

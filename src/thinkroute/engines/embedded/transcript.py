@@ -129,18 +129,15 @@ class Transcript:
         return logprob
 
     def _take_tag(self, token_id: int, logprob: TokenLogprob | None) -> list[Chunk]:
-        chunks = self._release(everything=True)
+        chunks = [] if self._raw else self._release(everything=True)
         tag = self._vocabulary.text_of(token_id)
         self.text += tag
         self.thinking = token_id == self._vocabulary.open_id
         self._begun = False
-        if self._raw:
-            self._held = tag
-            if logprob is not None:
-                self._held_logprobs.append((len(tag), logprob))
-            chunks += self._release(everything=True)
         if not self.thinking and self._limits.until_thinking_end:
             self.finish = "thinking_end"
+        if self._raw:
+            chunks += self._show(tag, logprob)
         return chunks
 
     def _take_text(self, run: Sequence[int], logprob: TokenLogprob | None) -> list[Chunk]:
@@ -153,6 +150,9 @@ class Transcript:
             if not piece:
                 return []
             self._begun = True
+        return self._show(piece, logprob)
+
+    def _show(self, piece: str, logprob: TokenLogprob | None) -> list[Chunk]:
         self._held += piece
         if logprob is not None:
             self._held_logprobs.append((len(piece), logprob))
