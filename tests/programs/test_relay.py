@@ -141,6 +141,16 @@ async def test_a_command_whose_end_a_server_took_away_is_answered_and_closed_in_
     assert done.outcomes == ["served"]
 
 
+def test_an_answer_that_ends_inside_a_command_has_ended_where_the_engine_names_ids() -> None:
+    log = RelayLog()
+    program = relay(ARM, None, FORMAT, RelayLimits(), log)
+    next(program)
+    with pytest.raises(StopIteration) as returned:
+        program.send(Segment("a <call>2", "student", finish="stop", token_ids=(1, 2, 3)))
+    assert returned.value.value.finish == "stop"
+    assert not log.hand_overs
+
+
 async def test_a_fixed_length_overrules_the_number_and_the_log_keeps_both() -> None:
     teacher = saying("1 2 3 4")
     done = await Relayed(saying("a <call>1</call>", "b"), teacher, RelayLimits(fixed_tokens=3)).done()
