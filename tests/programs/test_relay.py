@@ -131,6 +131,34 @@ async def test_a_command_without_a_number_calls_nobody_and_the_student_goes_on(c
     assert done.outcomes == ["empty" if "0" in command else "malformed"]
 
 
+async def test_a_command_whose_end_a_server_took_away_is_answered_and_closed_in_the_history() -> None:
+    """Some servers drop the stop string and say that the text ended by itself."""
+    student, teacher = saying("a <call>2", "b"), saying("x y z")
+    done = await Relayed(student, teacher).done()
+    assert done.shown.split() == ["a", "x", "y", "b"]
+    assert teacher.calls[0].max_tokens == 2
+    assert "<call>2</call>" in student.calls[1].prefix_text.replace(" ", "")
+    assert done.outcomes == ["served"]
+
+
+def test_an_answer_that_ends_inside_a_command_has_ended_where_the_engine_names_ids() -> None:
+    log = RelayLog()
+    program = relay(ARM, None, FORMAT, RelayLimits(), log)
+    next(program)
+    with pytest.raises(StopIteration) as returned:
+        program.send(Segment("a <call>2", "student", finish="stop", token_ids=(1, 2, 3)))
+    assert returned.value.value.finish == "stop"
+    assert not log.hand_overs
+
+
+async def test_a_fixed_length_overrules_the_number_and_the_log_keeps_both() -> None:
+    teacher = saying("1 2 3 4")
+    done = await Relayed(saying("a <call>1</call>", "b"), teacher, RelayLimits(fixed_tokens=3)).done()
+    assert teacher.calls[0].max_tokens == 3
+    [hand_over] = done.log.hand_overs
+    assert (hand_over.asked_tokens, hand_over.granted_tokens, hand_over.tokens) == (1, 3, 3)
+
+
 async def test_n_is_clamped_to_the_limit_and_to_what_the_cap_leaves() -> None:
     teacher = saying("1 2 3 4 5 6", "1 2 3 4 5 6")
     student = saying("a <call>5000</call>", "b <call>5000</call>", "c")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+
 import pytest
 from typer.testing import CliRunner
 
 from thinkroute.cli.main import app
-from thinkroute.errors import ConfigError
+from thinkroute.errors import ConfigError, DataError
 from thinkroute.training import settings
+from thinkroute.training.run_folder import check_run
 
 RUNNER = CliRunner()
 
@@ -53,3 +57,73 @@ def test_an_overridden_value_is_read_as_in_the_file() -> None:
 def test_an_override_that_cannot_be_read_is_named(text: str) -> None:
     with pytest.raises(ConfigError, match="setting"):
         settings.read_overrides([text])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"delta": -1}, r"delta: Input should be greater than or equal to 0, not -1"),
+        ({"rollouts.most_token": 8}, r"rollouts\.most_token: unknown key; did you mean most_tokens"),
+        ({"model.fleet": "bas"}, r"model\.fleet: the fleet has no member 'bas'; did you mean base"),
+        ({"model.device": "cuda"}, "`device` is about checkpoints"),
+        ({"model.directory": "nowhere"}, "nowhere holds no model.safetensors"),
+        ({"steps.count": 3}, "steps is 240, which has no parts"),
+        ({"rollouts.group": 7}, "must be even"),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_place_and_what_to_write(
+    overrides: Mapping[str, object], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        settings.load("adaptthink-fleet", "adaptthink", overrides)
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides"),
+    [
+        ("adacot-fleet", {"rollouts.most_tokens_direct": 8}),
+        ("relay-fleet", {"rollouts.most_tokens_direct": 8}),
+        ("relay-qwen3-0.6b", {"teacher.lora_rank": 8}),
+        ("adaptthink-qwen3-0.6b", {"model.directory": "x"}),
+    ],
+)
+def test_a_setting_that_would_do_nothing_is_refused(name: str, overrides: Mapping[str, object]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(overrides)).rpartition(".")[2]):
+        settings.load(name, name.partition("-")[0], overrides)
+
+
+def test_a_folder_with_a_run_of_another_configuration_is_left_alone(tmp_path: Path) -> None:
+    first = settings.load("adaptthink-fleet", "adaptthink", {"delta": 0.1})
+    (tmp_path / "config.json").write_text(first.model_dump_json())
+    other = settings.load("adaptthink-fleet", "adaptthink", {"delta": 0.2, "rollouts.group": 4})
+    check_run(tmp_path, other)  # nothing was trained yet
+    (tmp_path / "checkpoint-reinforce.pt").touch()
+    check_run(tmp_path, first)
+    with pytest.raises(ConfigError, match=r"delta 0\.1 → 0\.2, .*another --out") as refused:
+        check_run(tmp_path, other)
+    assert "rollouts.group 8 → 4" in str(refused.value)
+
+
+def test_a_relay_may_be_measured_anew_in_its_folder(tmp_path: Path) -> None:
+    config = settings.load("relay-fleet", "relay", {})
+    (tmp_path / "config.json").write_text(config.model_dump_json())
+    (tmp_path / "report.json").touch()
+    check_run(tmp_path, settings.load("relay-fleet", "relay", {"evaluate": 7}))
+
+
+def test_a_file_without_questions_is_refused_before_any_weights_are_loaded(tmp_path: Path) -> None:
+    call = ["train", "adaptthink", "--config", "adaptthink-qwen3-0.6b", "--out", str(tmp_path / "run")]
+    result = RUNNER.invoke(app, [*call, "--set", f"task.file={tmp_path / 'none.jsonl'}"])
+    assert isinstance(result.exception, DataError)
+    assert "none.jsonl" in str(result.exception)
+
+
+def test_a_checkpoint_or_device_that_is_not_there_is_named(tmp_path: Path) -> None:
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text('{"question": "1 + 1", "answer": "2"}\n' * 20)
+    call = ["train", "adaptthink", "--config", "adaptthink-qwen3-0.6b", "--out", str(tmp_path / "run")]
+    call += ["--set", f"task.file={questions}", "--set", f"model.path={tmp_path / 'weights'}"]
+    for device, message in (("cuda:77", "cuda"), ("cpu", "weights")):
+        result = RUNNER.invoke(app, [*call, "--set", f"model.device={device}"])
+        assert isinstance(result.exception, ConfigError)
+        assert message in str(result.exception)

@@ -8,8 +8,9 @@ from typing import Any, cast
 import pytest
 
 from thinkroute.training import settings
-from thinkroute.training.assemble import WARM_UP_PARTS, Run
+from thinkroute.training.assemble import Run
 from thinkroute.training.gates import CAMPAIGNS, MASKED, UNMASKED, Reports, judge_external, judge_masking
+from thinkroute.training.stages import WARM_UP_PARTS
 
 
 def masking(masked: float, unmasked: float) -> Reports:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from thinkroute.training.advantages import generalised_advantages, group_advantages
+from thinkroute.training.batch import Row
 from thinkroute.training.losses import (
     PolicyOptions,
     aggregate,
@@ -22,6 +23,8 @@ from thinkroute.training.losses import (
 from thinkroute.training.methods import adacot, adaptthink
 from thinkroute.training.methods.adacot import Penalties, cells_at_optimum, thinks_at_optimum
 from thinkroute.training.tasks import Item
+from thinkroute.training.token_advantages import fill_advantages, whiten
+from thinkroute.training.trajectory import Span, Trajectory
 
 REWARDS = st.lists(st.floats(-2, 2, allow_nan=False), min_size=2, max_size=8)
 
@@ -216,6 +219,28 @@ def test_the_divergence_is_zero_on_equal_models_and_k3_otherwise() -> None:
     assert same.abs().max() == 0
     other = policy_losses(logp, logp, zero, mask, options, reference_BT=logp + 0.1)
     assert float(other[0, 0]) == pytest.approx(0.5 * (exp(0.1) - 0.1 - 1), rel=1e-4)
+
+
+def test_generalised_advantages_step_over_what_a_teacher_wrote() -> None:
+    """Student, two tokens of a teacher, student: γ = 1, λ = ½, reward 1; A₁ = 1 − .25, A₀ = .25 − .5 + .75 / 2."""
+    trajectory = Trajectory(
+        (7, 8), (Span((1,), "student"), Span((2, 3), "teacher"), Span((4,), "student")), ""
+    )
+    row = Row(trajectory, [1.0])
+    values_T = torch.tensor([9.0, 0.5, 9.0, 9.0, 0.25])  # one per prediction; the first is a prompt token's
+    fill_advantages(row, values_T, "student", PolicyOptions("gae", trace=0.5))
+    assert row.advantages == pytest.approx([0.125, 0, 0, 0.75])
+    assert row.returns == pytest.approx([0.625, 0, 0, 1.0])
+
+
+def test_whitened_advantages_have_mean_0_and_spread_1_over_trained_tokens_and_their_weights() -> None:
+    spans = (Span((1, 2), "student"), Span((3,), "teacher"))
+    often = Row(Trajectory((7,), spans, "", excluded=frozenset({1})), [1.0, 50.0, 50.0], weight=3.0)
+    once = Row(Trajectory((7,), spans, ""), [5.0, 5.0, 50.0])
+    whiten([often, once], "student")
+    # Trained: 1 three times, 5 twice. Mean 2.6, variance 3.84.
+    assert often.advantages == pytest.approx([-1.6 / 3.84**0.5, 50.0, 50.0], abs=1e-4)
+    assert once.advantages == pytest.approx([2.4 / 3.84**0.5] * 2 + [50.0], abs=1e-4)
 
 
 def test_the_three_aggregations_by_hand() -> None:

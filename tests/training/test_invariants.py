@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from math import log
 from random import Random
 
@@ -17,7 +18,7 @@ from thinkroute.fleet import shipped
 from thinkroute.fleet.tasks import generate
 from thinkroute.programs.driver import Prompt, Run
 from thinkroute.programs.protocol import Call, ThinkingFormat
-from thinkroute.training.batch import Row, collate, merge_equal
+from thinkroute.training.batch import Batch, Row, collate, merge_equal
 from thinkroute.training.forward import score
 from thinkroute.training.learner import FleetLearner
 from thinkroute.training.losses import PolicyOptions, aggregate, ratio_losses
@@ -221,9 +222,35 @@ def test_external_tokens_have_a_gradient_of_exactly_zero_and_own_ones_do_not(
     ]
 
 
-def test_an_excluded_token_stays_an_action_but_gives_no_gradient(sampler: EmbeddedSampler) -> None:
-    from dataclasses import replace
+def test_nothing_said_about_external_tokens_moves_a_single_weight(
+    sampler: EmbeddedSampler, learner: FleetLearner
+) -> None:
+    """Parameter gradients, bit for bit: absurd advantages and probabilities on prompt, teacher and environment."""
+    batch = collate([Row(mixed_trajectory(sampler), [1.0])], MODEL)
+    external_BT = (batch.mask_BT == 0) & batch.real_BT
 
+    def gradient(seen: Batch, ratio: str) -> torch.Tensor:
+        learner.module.zero_grad()
+        logp_BT = score(learner, seen, where_BT=seen.mask_BT).logp_BT
+        options = PolicyOptions(ratio=ratio)  # type: ignore[arg-type]
+        losses = ratio_losses(logp_BT, seen.behaviour_BT, seen.advantages_BT, seen.mask_BT, options)
+        aggregate(losses, seen.mask_BT, seen.weights_B, "token_mean").backward()  # type: ignore[no-untyped-call]
+        return torch.cat([p.grad.flatten() for p in learner.module.parameters() if p.grad is not None])
+
+    for ratio in ("token", "sequence_mean", "tis", "none"):
+        plain = gradient(batch, ratio)
+        assert plain.any()
+        absurd = replace(
+            batch,
+            advantages_BT=batch.advantages_BT.masked_fill(external_BT, -1e6),
+            behaviour_BT=batch.behaviour_BT.masked_fill(external_BT, -50.0),
+        )
+        assert torch.equal(gradient(absurd, ratio), plain)
+    own = replace(batch, advantages_BT=batch.advantages_BT.masked_fill(batch.mask_BT > 0, 2.0))
+    assert not torch.equal(gradient(own, "none"), gradient(batch, "none"))
+
+
+def test_an_excluded_token_stays_an_action_but_gives_no_gradient(sampler: EmbeddedSampler) -> None:
     trajectory = replace(mixed_trajectory(sampler), excluded=frozenset({1}))
     assert trajectory.actions(MODEL)[1]
     assert not trajectory.trained(MODEL)[1]

@@ -10,17 +10,21 @@ import pytest
 import torch
 
 from thinkroute.engines.embedded.prompt import last_turn
+from thinkroute.errors import DataError
+from thinkroute.evaluation.graders import GRADERS
 from thinkroute.fleet import shipped
 from thinkroute.training import settings
 from thinkroute.training.assemble import Watcher, execute
-from thinkroute.training.learner import HuggingFaceLearner
+from thinkroute.training.learner import FleetLearner, HuggingFaceLearner
 from thinkroute.training.methods.adacot import AdaCoT, Labels
 from thinkroute.training.methods.adaptthink import AdaptThink
 from thinkroute.training.methods.fusion import NO_THINK, THINK, Flags, Fusion, flagged
+from thinkroute.training.optimise import OptimiserOptions
 from thinkroute.training.reference import ReferenceTable, Sampling
 from thinkroute.training.rollout import roll_out
 from thinkroute.training.samplers import EmbeddedSampler
-from thinkroute.training.tasks import FleetTask, Item, items_at
+from thinkroute.training.supervised import SupervisedOptions, SupervisedTrainer
+from thinkroute.training.tasks import FileTask, FleetTask, Item, items_at
 from thinkroute.training.thinking import QWEN3, has_reasoning
 from thinkroute.types import FORCED
 
@@ -61,7 +65,7 @@ def test_the_papers_hyper_parameters_are_the_shipped_ones() -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"delt": 1}, "delt: Extra inputs"),
+        ({"delt": 1}, "delt: unknown key; did you mean delta"),
         ({"rollouts.group": 0}, r"rollouts\.group"),
         ({"model.path": "x"}, "exactly one"),
     ],
@@ -158,6 +162,38 @@ def test_every_pass_over_the_questions_is_a_permutation() -> None:
     flat = [item.question for step in steps for item in step]
     assert sorted(flat[:10]) == sorted(flat[10:]) == sorted(item.question for item in pool)
     assert flat[:10] != flat[10:]
+
+
+@pytest.mark.parametrize(
+    ("response", "quality"),
+    [
+        ("<think>\nso\n</think>\n\n42", 1.0),
+        ("so\n</think>\n\n42", 1.0),
+        ("</think>\n\n41", 0.0),
+        ("42", 0.0),
+        ("<think>\nmaybe 42", 0.0),
+        ("</think><think>\nmaybe 42", 0.0),
+        ("</think></think>42", 0.0),
+        ("<think>a<think>b</think>42", 0.0),
+    ],
+)
+def test_an_answer_counts_behind_exactly_one_block(response: str, quality: float) -> None:
+    """AdaptThink's rule for R; a thought that was cut is no answer, whatever number it ends with."""
+    task = FileTask(Path("unread"), GRADERS["number"])
+    assert task.grade(Item("6 * 7", "42"), response) == quality
+
+
+def test_thoughts_that_the_cap_cuts_are_not_learned_from(sampler: EmbeddedSampler) -> None:
+    items = TASK.pool(6, 3)
+    assert not list(Fusion(TASK, QWEN3, "<|im_end|>", most_tokens=6).thinking(items, sampler, 0))
+    with pytest.raises(settings.ConfigError, match="most_tokens"):
+        settings.load("fusion-qwen3-1.7b", "fusion", {"most_tokens": None})
+
+
+def test_nothing_to_learn_from_is_said_so() -> None:
+    learner = FleetLearner("base", DIRECTORY)
+    with pytest.raises(DataError, match="no examples"):
+        SupervisedTrainer(learner, [], options=SupervisedOptions(), optimiser=OptimiserOptions())
 
 
 SMOKE: Mapping[str, Mapping[str, object]] = {

@@ -28,9 +28,10 @@ from thinkroute.training.gates import judge_relay
 from thinkroute.training.learner import FleetLearner
 from thinkroute.training.methods.relay import Outcome, Relay, RelayReward, grade, reward_terms
 from thinkroute.training.methods.relay_judge import BatchBench, places, steps_of, without_calls
-from thinkroute.training.methods.relay_run import TEACHER, limits_of
+from thinkroute.training.methods.relay_run import TEACHER, GradedAsRelay, Voice, limits_of
 from thinkroute.training.methods.relay_warmup import PAPER_LENGTHS, Insertion, WarmUp, planned, with_commands
 from thinkroute.training.methods.token_router import Pair, RouterName, answer_all, fit
+from thinkroute.training.reference import ReferenceTable, Sampling
 from thinkroute.training.relay_plot import draw_relay
 from thinkroute.training.rollout import Attempt, roll_out
 from thinkroute.training.samplers import EmbeddedSampler
@@ -369,6 +370,44 @@ def test_the_papers_hyper_parameters_are_the_shipped_ones() -> None:
         assert (config.optimiser.learning_rate, config.optimiser.weight_decay) == (1e-6, 0.01)
         assert config.warm_up.lengths == PAPER_LENGTHS
         assert limits_of(config).most_calls == 4
+
+
+def test_pass_rates_are_those_of_the_effort_the_teacher_is_called_with(
+    sampler: EmbeddedSampler, tmp_path: Path
+) -> None:
+    """Without thinking the prompt holds the block, so that the message is graded without one; tables are kept apart."""
+    task = FleetTask(("relations",), (1, 0, 0, 0, 0))
+    [item] = task.pool(1, 0)
+
+    def table(effort: str) -> ReferenceTable:
+        made = ReferenceTable(
+            tmp_path / "table.json",
+            model="teacher",
+            opening="",
+            sampling=Sampling(2, temperature=0.1),
+            effort=Effort.parse(effort),
+        )
+        made.fill([item], Voice(sampler, TEACHER), GradedAsRelay(task))
+        return made
+
+    thought, direct = table("default"), table("off")
+    assert thought[item].reward == direct[item].reward == 1.0
+    assert direct[item].tokens < thought[item].tokens
+
+
+def test_an_aggregation_beside_the_default_is_the_only_one_a_run_is_known_by() -> None:
+    """Runs begun before there was a choice are continued."""
+    plain = settings.load("relay-fleet", "relay")
+    assert "aggregation" not in plain.model_dump_json()
+    doctor = settings.load(
+        "relay-fleet", "relay", {"aggregation": "constant_length", "advantage": "group_mean"}
+    )
+    assert isinstance(doctor, settings.RelayConfig)
+    assert doctor.aggregation == "constant_length"
+    with pytest.raises(settings.ConfigError, match=r"divides by rollouts\.most_tokens"):
+        settings.load(
+            "relay-fleet", "relay", {"aggregation": "constant_length", "rollouts.most_tokens": None}
+        )
 
 
 SMOKE: Mapping[str, object] = {

@@ -8,11 +8,14 @@ import pytest
 import torch
 
 from thinkroute.fleet import shipped
+from thinkroute.programs.protocol import ThinkingFormat
+from thinkroute.programs.relay import RelayLimits
 from thinkroute.training.batch import Row
 from thinkroute.training.learner import FleetLearner, fingerprint
 from thinkroute.training.losses import PolicyOptions
 from thinkroute.training.methods.adacot import AdaCoT, Labels
 from thinkroute.training.methods.adaptthink import AdaptThink
+from thinkroute.training.methods.relay import Relay
 from thinkroute.training.metrics import MetricsFile
 from thinkroute.training.optimise import Checkpoint, OptimiserOptions, run_steps
 from thinkroute.training.policy import PolicyTrainer, RolloutOptions
@@ -22,6 +25,7 @@ from thinkroute.training.supervised import SupervisedOptions, SupervisedTrainer
 from thinkroute.training.tasks import FleetTask
 from thinkroute.training.thinking import QWEN3
 from thinkroute.training.trajectory import Span, Trajectory
+from thinkroute.types import Arm, Effort
 
 DIRECTORY = shipped.directory("base")
 TASK = FleetTask(("relations",), (0.5, 0.5, 0.0, 0.0, 0.0))
@@ -34,6 +38,9 @@ def one_thread() -> None:
 
 
 def policy_trainer(method_name: str) -> PolicyTrainer:
+    """AdaptThink, AdaCoT, or a relay whose student has learned to call."""
+    if method_name == "relay":
+        return relay_trainer()
     learner, sampler = FleetLearner("base", DIRECTORY), EmbeddedSampler("base", DIRECTORY, seats=32)
     pool = TASK.pool(12, 0)
 
@@ -60,11 +67,34 @@ def policy_trainer(method_name: str) -> PolicyTrainer:
     )
 
 
+def relay_trainer() -> PolicyTrainer:
+    student = shipped.directory("student-relay")
+    others = {"teacher": shipped.directory("teacher")}
+    task = FleetTask(("operators",), (1.0, 0.0, 0.0, 0.0, 0.0))
+    return PolicyTrainer(
+        FleetLearner("student-relay", student),
+        EmbeddedSampler("student-relay", student, others=others, seats=32),
+        Relay(
+            Arm("relay", ("student-relay", "teacher"), Effort("on")),
+            task,
+            ThinkingFormat(),
+            limits=RelayLimits(most_calls=4, most_tokens_per_call=4),
+            group=4,
+            most_tokens=60,
+        ),
+        task.pool(12, 0, "filter"),
+        options=PolicyOptions("group_norm_unbiased", kl_coefficient=0.01),
+        rollouts=RolloutOptions(seed=5, items_per_step=4, updates=2),
+        optimiser=OPTIMISER,
+        reference=FleetLearner("reference", student),
+    )
+
+
 def state(trainer: PolicyTrainer | SupervisedTrainer) -> list[torch.Tensor]:
     return [value.clone() for module in trainer.modules for value in module.state_dict().values()]
 
 
-@pytest.mark.parametrize("method", ["adaptthink", "adacot"])
+@pytest.mark.parametrize("method", ["adaptthink", "adacot", "relay"])
 def test_a_resumed_policy_run_ends_in_the_same_bits(method: str, tmp_path: Path) -> None:
     whole = policy_trainer(method)
     run_steps(whole, 4, metrics=MetricsFile(tmp_path / "whole.jsonl"))
@@ -74,6 +104,7 @@ def test_a_resumed_policy_run_ends_in_the_same_bits(method: str, tmp_path: Path)
     metrics.write(2, {"reward": 9.0})  # a step that was done but never saved
     resumed = policy_trainer(method)
     run_steps(resumed, 4, checkpoint=checkpoint, metrics=metrics)
+    assert method != "relay" or any(row["calls"] for row in metrics.read()), "hand-overs are part of it"
     assert all(torch.equal(left, right) for left, right in zip(state(whole), state(resumed), strict=True))
     assert metrics.read() == MetricsFile(tmp_path / "whole.jsonl").read()
 
@@ -118,6 +149,27 @@ def test_reference_statistics_are_reused_for_the_same_weights_only(tmp_path: Pat
     other = ReferenceTable(path, model="other", opening=QWEN3.think, sampling=Sampling(2))
     other.fill(pool, sampler, TASK, lambda done, total: asked.append(total))
     assert asked == [4]
+
+
+def test_reference_samples_drawn_before_an_interruption_are_kept(tmp_path: Path) -> None:
+    sampler = EmbeddedSampler("base", DIRECTORY, seats=32)
+    pool = list({item.question: item for item in TASK.pool(60, 0)}.values())[:40]
+    path, totals = tmp_path / "table.json", list[int]()
+
+    def table() -> ReferenceTable:
+        return ReferenceTable(path, model="base", opening=QWEN3.no_think, sampling=Sampling(1))
+
+    def interrupted(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        table().fill(pool, sampler, TASK, interrupted)
+    again = table()
+    again.fill(pool, sampler, TASK, lambda done, total: totals.append(total))
+    assert 0 < totals[-1] < len(pool)
+    whole = ReferenceTable(None, model="base", opening=QWEN3.no_think, sampling=Sampling(1))
+    whole.fill(pool, sampler, TASK)
+    assert [again[item] for item in pool] == [whole[item] for item in pool]
 
 
 def test_what_is_saved_is_served(tmp_path: Path) -> None:

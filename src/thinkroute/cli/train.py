@@ -206,6 +206,7 @@ def _train(
     from thinkroute.cli.console import out as stdout
     from thinkroute.cli.targets import make_folder
     from thinkroute.training import settings
+    from thinkroute.training.run_folder import check_run
 
     if config == "list":
         stdout().print("\n".join(settings.shipped()), highlight=False)
@@ -219,6 +220,7 @@ def _train(
     except ModuleNotFoundError as missing:
         raise ConfigError(f"training needs {missing.name}: pip install 'thinkroute[train]'") from missing
     make_folder(out, "--out")
+    check_run(out, loaded)
     with _Live() as live:
         report = execute(loaded, out, Watcher(live.stage, live.step))
     if as_json:

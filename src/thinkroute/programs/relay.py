@@ -187,7 +187,9 @@ def _still_listening(limits: RelayLimits, log: RelayLog) -> bool:
 def _command(segment: Segment, log: RelayLog) -> HandOver | None:
     """The command a segment ended with; None when it ended otherwise."""
     number = _NUMBER.search(segment.text)
-    stopped = segment.finish == "text_end" or (segment.finish == "stop" and number is not None)
+    # A server that takes stop strings away says `stop`; an engine that names ids tells that from the end of the answer.
+    taken_away = segment.finish == "stop" and segment.token_ids is None and number is not None
+    stopped = segment.finish == "text_end" or taken_away
     if not stopped:
         return None
     digits = number.group(1).replace(" ", "") if number else ""

@@ -11,34 +11,19 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from random import Random
-from statistics import fmean
 from typing import Any
 
 import torch
 
-from thinkroute.catalog import family_named
 from thinkroute.errors import ConfigError
 from thinkroute.evaluation.graders import GRADERS
 from thinkroute.fleet import shipped
-from thinkroute.programs.protocol import ThinkingFormat
 from thinkroute.training.assemble_sampler import checkpoint_sampler
-from thinkroute.training.batch import Row
 from thinkroute.training.learner import FleetLearner, HuggingFaceLearner, Learner, fingerprint
-from thinkroute.training.losses import PolicyOptions
-from thinkroute.training.measure import Answered, Measurement, budget_curve, measure, turned
-from thinkroute.training.methods.adacot import (
-    AdaCoT,
-    Labels,
-    Penalties,
-    cells_at_optimum,
-    thinks_at_optimum,
-)
-from thinkroute.training.methods.adaptthink import AdaptThink
-from thinkroute.training.methods.fusion import NO_THINK, THINK, Flags, Fusion
+from thinkroute.training.measure import Answered, Measurement, measure, turned
+from thinkroute.training.methods.fusion import NO_THINK, THINK
 from thinkroute.training.metrics import MetricsFile
-from thinkroute.training.optimise import Checkpoint, OptimiserOptions, Trainer, run_steps
-from thinkroute.training.policy import PolicyTrainer, RolloutOptions
+from thinkroute.training.optimise import Checkpoint, Trainer, run_steps
 from thinkroute.training.reference import ReferenceTable, Sampling, natural_first_token
 from thinkroute.training.samplers import EmbeddedSampler, Sampler
 from thinkroute.training.settings import (
@@ -46,13 +31,11 @@ from thinkroute.training.settings import (
     AdaptThinkConfig,
     AnyConfig,
     FusionConfig,
-    OptimiserSection,
     ReferenceSection,
     RelayConfig,
-    RolloutSection,
     TrainingConfig,
 )
-from thinkroute.training.supervised import SupervisedOptions, SupervisedTrainer
+from thinkroute.training.stages import run_adacot, run_adaptthink, run_fusion
 from thinkroute.training.tasks import EASY_HEAVY, FileTask, FleetTask, Item, Task
 from thinkroute.training.thinking import QWEN3, Openings, r1_distill
 from thinkroute.wire.fleet_prompt import TURN_END
@@ -60,11 +43,8 @@ from thinkroute.wire.fleet_prompt import TURN_END
 MIXES = {"easy_heavy": EASY_HEAVY, "uniform": (0.2,) * 5}
 DIAL = (0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.98)
 """Thresholds at which the front of one model is drawn."""
-BUDGETS = (0, 8, 16, 32, 48, 64, 96, None)
-"""Thinking budgets of the curve, in tokens."""
-_MOST_AUDITED = 100
-WARM_UP_PARTS = ("model", "task", "seed", "label_margin", "flipped_labels", "reference", "warm_up")
-"""What AdaCoT's warm-up depends on; the penalties, for one, are none of it."""
+
+
 _R1_END = "<\uff5cend\u2581of\u2581sentence\uff5c>"
 
 
@@ -124,7 +104,7 @@ class Run:
             section.samples,
             section.temperature,
             section.top_p,
-            max_tokens=None if isinstance(self.config, FusionConfig) else self.config.rollouts.most_tokens,
+            max_tokens=_most_tokens(self.config),
         )
         path = (self.references or self.output) / f"reference-{name}.json"
         return ReferenceTable(path, model=fingerprint(self.learner), opening=opening, sampling=sampling)
@@ -158,11 +138,11 @@ def execute(
     run.watcher.stage("measuring before", 0)
     before = _measured_before(run)
     if isinstance(config, AdaptThinkConfig):
-        findings = _adaptthink(run, config)
+        findings = run_adaptthink(run, config)
     elif isinstance(config, AdaCoTConfig):
-        findings = _adacot(run, config)
+        findings = run_adacot(run, config)
     else:
-        findings = _fusion(run, config)
+        findings = run_fusion(run, config)
     run.watcher.stage("measuring after", 0)
     after = _measure_modes(run)
     run.learner.save(output / "model")
@@ -238,223 +218,15 @@ def _task(config: TrainingConfig) -> Task:
         raise ConfigError(
             f"unknown grader {section.grader!r}; known: {', '.join(GRADERS)}", param="task.grader"
         )
-    return FileTask(section.file, GRADERS[section.grader])
+    task = FileTask(section.file, GRADERS[section.grader])
+    for split in (section.split, "eval"):
+        task.pool(1, 0, split)  # a file that cannot be used is said so before any weights are loaded
+    return task
 
 
-def _tokens_per_batch(config: TrainingConfig) -> int:
-    """Padded tokens of supervised examples worked on at once: on a CPU what fits its cache (benchmarks/training_speed.py)."""
-    return 2048 if config.model.fleet else 16_384
-
-
-def _optimiser(section: OptimiserSection, steps: int) -> OptimiserOptions:
-    return OptimiserOptions(**section.model_dump(), steps=steps)
-
-
-def _rollouts(section: RolloutSection, seed: int) -> RolloutOptions:
-    return RolloutOptions(
-        seed,
-        section.items_per_step,
-        section.temperature,
-        section.epochs,
-        section.updates,
-        section.tokens_per_batch,
-    )
-
-
-def _adaptthink(run: Run, config: AdaptThinkConfig) -> dict[str, object]:
-    pool = run.task.pool(config.task.questions, config.task.seed, config.task.split)
-    table = run.reference("think", run.openings.think, config.reference)
-    run.fill(table, pool, "thinking")
-    method = AdaptThink(
-        run.sampler.model,
-        run.task,
-        run.openings,
-        table,
-        config.delta,
-        config.rollouts.group,
-        config.forced,
-        config.thinking,
-        config.rollouts.temperature,
-        config.rollouts.most_tokens,
-        config.rollouts.most_tokens_direct or config.rollouts.most_tokens,
-    )
-    options = PolicyOptions(
-        advantage=config.advantage,
-        ratio=config.ratio,
-        aggregation="sequence_mean",
-        clip_low=config.clip,
-        clip_high=config.clip,
-    )
-    trainer = PolicyTrainer(
-        run.learner,
-        run.sampler,
-        method,
-        pool,
-        options=options,
-        rollouts=_rollouts(config.rollouts, config.seed),
-        optimiser=_optimiser(config.optimiser, config.steps),
-    )
-    run.train(trainer, config.steps, "reinforce")
-    return {}
-
-
-def audit(run: Run, config: AdaCoTConfig, pool: list[Item], name: str) -> Labels:
-    """Labels of the questions, from the model as it is now."""
-    think = run.reference(f"{name}-think", run.openings.think, config.reference)
-    direct = run.reference(f"{name}-direct", run.openings.no_think, config.reference)
-    run.fill(think, pool, "thinking")
-    run.fill(direct, pool, "direct")
-    return Labels(think, direct, config.label_margin, config.flipped_labels)
-
-
-def _adacot(run: Run, config: AdaCoTConfig) -> dict[str, object]:
-    pool = run.task.pool(config.task.questions, config.task.seed, config.task.split)
-    labels = audit(run, config, pool, "audit")
-    held_out: list[Item] = []
-    if isinstance(run.task, FleetTask):
-        held_out = run.task.by_level(min(config.evaluate, _MOST_AUDITED), seed=1)
-    held_out_labels = audit(run, config, held_out, "held-out")
-    if config.warm_up.steps:
-        _warm_up(run, config, pool, labels)
-    warmed = _thinking_rate(run, held_out)
-    hard = [item for item in pool if item.level in config.reinforced_levels]
-    if config.reinforced_levels and not hard:
-        raise ConfigError(
-            f"no question has a level among {config.reinforced_levels}", param="reinforced_levels"
-        )
-    method = AdaCoT(
-        run.sampler.model,
-        run.task,
-        run.openings,
-        labels,
-        Penalties(**config.penalties.model_dump()),
-        config.masks_decision,
-        config.rollouts.group,
-        config.rollouts.temperature,
-        config.rollouts.most_tokens,
-    )
-    options = PolicyOptions(
-        advantage="gae", ratio="token", aggregation="token_mean", trace=config.trace, whiten=True,
-        entropy_coefficient=config.entropy,
-    )  # fmt: skip
-    trainer = PolicyTrainer(
-        run.learner,
-        run.sampler,
-        method,
-        hard or pool,
-        options=options,
-        rollouts=_rollouts(config.rollouts, config.seed),
-        optimiser=_optimiser(config.optimiser, config.steps),
-    )
-    run.train(trainer, config.steps, "reinforce")
-    if not held_out:
-        return {}
-    return {"oracle": {**_oracle(run, config, held_out, held_out_labels), "warmed_up": warmed}}
-
-
-def _thinking_rate(run: Run, items: list[Item]) -> float | None:
-    """How often the model thinks as it is now; None without questions."""
-    if not items:
-        return None
-    run.sampler.load(run.learner.weights())
-    return fmean(not row.direct for row in measure(items, run.sampler, run.task, run.openings))
-
-
-def _oracle(run: Run, config: AdaCoTConfig, items: list[Item], labels: Labels) -> dict[str, object]:
-    """How often the threshold rule would think on unseen questions, given what the trained model can, and how often it does."""
-    able = [
-        ReferenceTable(None, model="trained", opening=opening, sampling=_sampling(config.reference))
-        for opening in (run.openings.think, run.openings.no_think)
-    ]
-    for table in able:
-        run.fill(table, items, "trained")
-    penalties = Penalties(**config.penalties.model_dump())
-    best = [
-        thinks_at_optimum(
-            p_think=able[0][item].reward,
-            p_direct=able[1][item].reward,
-            label=labels[item],
-            penalties=penalties,
-        )
-        for item in items
-    ]
-    rows = measure(items, run.sampler, run.task, run.openings)
-    cells = cells_at_optimum(
-        items,
-        [(able[0][item].reward, able[1][item].reward) for item in items],
-        [labels[item] for item in items],
-        penalties,
-    )
-    return {
-        "rate": fmean(best),
-        "rate_by_cell": fmean(cells),
-        "thinks": fmean(not row.direct for row in rows),
-        "labelled": fmean(labels[item] for item in items),
-        "agreement": fmean(wanted != row.direct for wanted, row in zip(best, rows, strict=True)),
-    }
-
-
-def _sampling(section: ReferenceSection) -> Sampling:
-    return Sampling(section.samples, section.temperature, section.top_p)
-
-
-def _warm_up(run: Run, config: AdaCoTConfig, pool: list[Item], labels: Labels) -> None:
-    """Imitate right responses in the mode that the label asks for."""
-    chosen = pool[: config.warm_up.questions]
-    builder = Fusion(run.task, run.openings, run.end_text, Flags(none_share=1.0))
-    thinks = builder.thinking(
-        [item for item in chosen if labels[item]], run.sampler, config.seed, flags=False
-    )
-    answers = builder.direct(
-        [item for item in chosen if not labels[item]], run.sampler, config.seed, flags=False
-    )
-    rows = [Row(trajectory) for trajectory in (*thinks, *answers)]
-    trainer = SupervisedTrainer(
-        run.learner,
-        rows,
-        # Averaged over a response, the decision of a short answer would weigh five times that of a long thought.
-        options=SupervisedOptions(
-            config.seed, config.warm_up.examples_per_step, "token_mean", _tokens_per_batch(config)
-        ),
-        optimiser=_optimiser(config.warm_up.optimiser, config.warm_up.steps),
-    )
-    run.train(trainer, config.warm_up.steps, "warm-up", run.checkpoint("warm-up", WARM_UP_PARTS))
-
-
-def _fusion(run: Run, config: FusionConfig) -> dict[str, object]:
-    pool = run.task.pool(config.task.questions, config.task.seed, config.task.split)
-    Random(f"{config.seed}/modes").shuffle(pool)  # noqa: S311 - reproducible data
-    cut = round(len(pool) * config.thinking_share)
-    flags = Flags(config.no_flag_share, config.several_flags_share)
-    builder = Fusion(
-        run.task, run.openings, run.end_text, flags, config.temperature, config.attempts, config.empty_block
-    )
-    run.watcher.stage("sampling thoughts", 0)
-    thoughts = list(builder.thinking(pool[:cut], run.sampler, config.seed))
-    levels = config.direct_levels
-    direct = [item for item in pool[cut:] if not levels or item.level in levels]
-    rows = [Row(each) for each in (*thoughts, *builder.direct(direct, run.sampler, config.seed))]
-    trainer = SupervisedTrainer(
-        run.learner,
-        rows,
-        # As in AdaCoT's warm-up: averaged over a response, the decision of a short answer would drown that of a thought.
-        options=SupervisedOptions(
-            config.seed, config.examples_per_step, "token_mean", _tokens_per_batch(config)
-        ),
-        optimiser=_optimiser(config.optimiser, config.steps),
-    )
-    if isinstance(run.learner, FleetLearner) and not shipped.MEMBERS[run.learner.name].switches:
-        flag_ids = [token for flag in (THINK, NO_THINK) for token in run.sampler.encode(f" {flag}")]
-        run.learner.introduce(flag_ids, config.seed)
-    run.train(trainer, config.steps, "fusion")
-    if not isinstance(run.task, FleetTask):
-        return {}
-    family = family_named("thinkroute-fleet")
-    thinking = ThinkingFormat(family.open_text, family.close_text, family.stop_text)
-    items = run.task.by_level(config.evaluate, seed=0)
-    points = budget_curve(items, run.sampler, run.task, thinking, BUDGETS)
-    accuracy, tokens = ([round(point[side], 4) for point in points] for side in (0, 1))
-    return {"budgets": {"budget": BUDGETS, "accuracy": accuracy, "tokens": tokens}}
+def _most_tokens(config: AnyConfig) -> int | None:
+    """Cap of a response, sampled or measured."""
+    return config.most_tokens if isinstance(config, FusionConfig) else config.rollouts.most_tokens
 
 
 def _measured_before(run: Run) -> dict[str, Measurement]:
@@ -462,7 +234,7 @@ def _measured_before(run: Run) -> dict[str, Measurement]:
     if run.references is None:
         return _measure_modes(run)
     asked = run.config.model_dump_json(include={"model", "task", "evaluate", "method"})
-    most = "" if isinstance(run.config, FusionConfig) else run.config.rollouts.most_tokens
+    most = "" if isinstance(run.config, FusionConfig) else _most_tokens(run.config)
     key = hashlib.sha256(f"{fingerprint(run.learner)} {asked} {most}".encode()).hexdigest()[:12]
     path = run.references / f"before-{key}.json"
     if not path.exists():
@@ -482,7 +254,7 @@ def _measure_modes(run: Run) -> dict[str, Measurement]:
     else:
         items = run.task.pool(count, seed, "eval")
     run.sampler.load(run.learner.weights())
-    most = None if isinstance(run.config, FusionConfig) else run.config.rollouts.most_tokens
+    most = _most_tokens(run.config)
 
     def asked(forced: str = "", suffix: str = "") -> Measurement:
         rows = measure(

@@ -118,9 +118,12 @@ class HuggingFaceLearner:
     Args:
         path: Folder or name of the checkpoint.
         device: Where it is trained, e.g. `cuda`.
-        dtype: Type of the weights.
+        dtype: Type of the weights. What the optimiser steps is float32 in any case: see `mixed_precision`.
         gradient_checkpointing: Trade computation for memory.
         lora_rank: Train low-rank adapters of this rank (needs peft) instead of all weights; 0 for all.
+
+    Raises:
+        ConfigError: the checkpoint cannot be loaded, the device is not there, or peft is missing.
     """
 
     def __init__(
@@ -134,11 +137,21 @@ class HuggingFaceLearner:
     ) -> None:
         import transformers
 
+        if device.startswith("cuda") and not _has_cuda(device):
+            raise ConfigError(
+                f"device {device!r}: there is no such device here; set device: cpu", param="device"
+            )
         self.name = Path(path).name
         self._path = path
-        model: Any = cast("Any", transformers).AutoModelForCausalLM.from_pretrained(
-            path, dtype=getattr(torch, dtype)
-        )
+        try:
+            model: Any = cast("Any", transformers).AutoModelForCausalLM.from_pretrained(
+                path, dtype=getattr(torch, dtype)
+            )
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"cannot load checkpoint {path!r} (a folder, or a name on the Hugging Face hub): {error}",
+                param="path",
+            ) from error
         if gradient_checkpointing:
             model.gradient_checkpointing_enable()
             model.enable_input_require_grads()
@@ -210,6 +223,10 @@ def save_weights(weights: Mapping[str, NDArray[np.float32]], path: Path, dtype: 
     save_file(tensors, partial, metadata={"format": "pt"})
     partial.chmod(0o644)
     partial.replace(path)
+
+
+def _has_cuda(device: str) -> bool:
+    return (torch.device(device).index or 0) < torch.cuda.device_count()
 
 
 def _with_adapters(model: Any, rank: int) -> Any:

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from thinkroute.training.metrics import MetricsFile
+from thinkroute.training.mixed_precision import MasterAdamW
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +49,10 @@ def learning_rate_at(step: int, options: OptimiserOptions) -> float:
 
 
 def make_optimizer(modules: Sequence[nn.Module], options: OptimiserOptions) -> torch.optim.AdamW:
-    """AdamW over all trainable parameters; norm scales and biases do not decay."""
+    """AdamW over all trainable parameters; norm scales and biases do not decay.
+
+    Weights of fewer than 32 bits are stepped in float32: see `mixed_precision`.
+    """
     parameters = [
         parameter for module in modules for parameter in module.parameters() if parameter.requires_grad
     ]
@@ -56,7 +60,16 @@ def make_optimizer(modules: Sequence[nn.Module], options: OptimiserOptions) -> t
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": options.weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=options.learning_rate, betas=options.betas)
+    if all(parameter.dtype == torch.float32 for parameter in parameters):
+        return torch.optim.AdamW(groups, lr=options.learning_rate, betas=options.betas)
+    return MasterAdamW(groups, options.learning_rate, options.betas)
+
+
+def backward(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
+    """Add the gradients of one batch to those of the step."""
+    loss.backward()  # pyright: ignore[reportUnknownMemberType]
+    if isinstance(optimizer, MasterAdamW):
+        optimizer.collect()
 
 
 class Trainer(Protocol):
@@ -75,8 +88,9 @@ def apply_gradients(trainer: Trainer, learning_rate: float, clip_norm: float) ->
     """Clip, step, forget the gradients; returns the norm before clipping."""
     for group in trainer.optimizer.param_groups:
         group["lr"] = learning_rate
-    parameters = [p for module in trainer.modules for p in module.parameters() if p.grad is not None]
-    norm = torch.nn.utils.clip_grad_norm_(parameters, clip_norm)
+    masters = trainer.optimizer.masters if isinstance(trainer.optimizer, MasterAdamW) else None
+    parameters = masters or [p for module in trainer.modules for p in module.parameters()]
+    norm = torch.nn.utils.clip_grad_norm_([p for p in parameters if p.grad is not None], clip_norm)
     trainer.optimizer.step()  # pyright: ignore[reportUnknownMemberType]
     trainer.optimizer.zero_grad(set_to_none=True)
     return float(norm)
@@ -139,8 +153,3 @@ def run_steps(
         progress(step + 1, values)
         if checkpoint and ((step + 1) % checkpoint.every_steps == 0 or step + 1 == steps):
             checkpoint.save(trainer, step + 1)
-
-
-def identity_of(*parts: object) -> str:
-    """A text that is equal for equal settings."""
-    return repr([asdict(part) if hasattr(part, "__dataclass_fields__") else part for part in parts])  # type: ignore[call-overload]

@@ -9,21 +9,29 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
-from typing import Protocol, cast
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from thinkroute.training.advantages import generalised_advantages, group_advantages
+from thinkroute.errors import DataError
+from thinkroute.training.advantages import group_advantages
 from thinkroute.training.batch import Batch, Row, collate, merge_equal, pack
 from thinkroute.training.forward import ValueHead, score
 from thinkroute.training.learner import Learner
 from thinkroute.training.losses import PolicyOptions, aggregate, denominator, policy_losses, value_losses
 from thinkroute.training.metrics import mean_terms
-from thinkroute.training.optimise import OptimiserOptions, apply_gradients, learning_rate_at, make_optimizer
+from thinkroute.training.optimise import (
+    OptimiserOptions,
+    apply_gradients,
+    backward,
+    learning_rate_at,
+    make_optimizer,
+)
 from thinkroute.training.rollout import Attempt, roll_out
 from thinkroute.training.samplers import Sampler
 from thinkroute.training.tasks import Item, items_at
+from thinkroute.training.token_advantages import fill_advantages, whiten
 from thinkroute.training.trajectory import Group, RewardTerms, Trajectory
 
 
@@ -76,6 +84,9 @@ class PolicyTrainer:
         rollouts: Amounts.
         optimiser: AdamW and its schedule.
         reference: A frozen learner for `kl_coefficient`.
+
+    Raises:
+        DataError: there are no questions.
     """
 
     def __init__(
@@ -90,6 +101,8 @@ class PolicyTrainer:
         optimiser: OptimiserOptions,
         reference: Learner | None = None,
     ) -> None:
+        if not pool:
+            raise DataError("no questions to learn from")
         self._learner, self._sampler, self._method, self._pool = learner, sampler, method, pool
         self._options, self._rollouts, self._optimiser = options, rollouts, optimiser
         self._reference = reference
@@ -204,9 +217,9 @@ class PolicyTrainer:
                 hidden = self._learner.hidden(batch.ids_BT[:, :-1], batch.real_BT)
                 values_BT = head(hidden).cpu()
             for row, values_T in zip(packed, values_BT, strict=True):
-                _fill_advantages(row, values_T, self._learner.name, self._options)
+                fill_advantages(row, values_T, self._learner.name, self._options)
         if self._options.whiten:
-            _whiten(rows, self._learner.name)
+            whiten(rows, self._learner.name)
 
     def _prepare(self, rows: Sequence[Row]) -> tuple[Batch, Tensor | None]:
         """A batch with every action's behaviour known, and the reference model's log-probabilities where wanted."""
@@ -264,9 +277,9 @@ class PolicyTrainer:
                 errors_BT = value_losses(scores.values_BT, batch.returns_BT)
                 value_loss = aggregate(errors_BT, batch.actions_BT, batch.weights_B, "token_mean") / actions
                 sums["value_loss"] += value_loss.item()
-                (loss + options.value_coefficient * value_loss).backward()  # pyright: ignore[reportUnknownMemberType]
+                backward(loss + options.value_coefficient * value_loss, self.optimizer)
             else:
-                loss.backward()  # pyright: ignore[reportUnknownMemberType]
+                backward(loss, self.optimizer)
             sums["loss"] += loss.item()
             weighted_BT = batch.mask_BT * batch.weights_B[:, None]
             sums["entropy"] += float((scores.entropy_BT.detach() * weighted_BT).sum()) / max(actions, 1)
@@ -287,33 +300,3 @@ def _conditional_means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """The mean of every key over the rows that have it."""
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: fmean(row[name] for row in rows if name in row) for name in names}
-
-
-def _fill_advantages(row: Row, values_T: Tensor, learner: str, options: PolicyOptions) -> None:
-    """One finished episode: the whole reward comes after the last action."""
-    trajectory = row.trajectory
-    begin = len(trajectory.prompt_ids) - 1
-    values = cast("list[float]", values_T[begin : begin + trajectory.tokens].tolist())  # pyright: ignore[reportUnknownMemberType]
-    places = [place for place, action in enumerate(trajectory.actions(learner)) if action]
-    rewards_T = [0.0] * (len(places) - 1) + row.advantages
-    advantages_T, returns_T = generalised_advantages(
-        rewards_T, [values[place] for place in places], discount=options.discount, trace=options.trace
-    )
-    row.advantages, row.returns = [0.0] * trajectory.tokens, [0.0] * trajectory.tokens
-    for place, advantage, value in zip(places, advantages_T, returns_T, strict=True):
-        row.advantages[place], row.returns[place] = advantage, value
-
-
-def _whiten(rows: Sequence[Row], learner: str) -> None:
-    chosen = [
-        (row, place)
-        for row in rows
-        for place, trained in enumerate(row.trajectory.trained(learner))
-        if trained
-    ]
-    weights = torch.tensor([row.weight for row, _ in chosen])
-    values = torch.tensor([row.advantages[place] for row, place in chosen])
-    mean = (values * weights).sum() / weights.sum()
-    spread = (((values - mean) ** 2 * weights).sum() / weights.sum()).sqrt() + 1e-6
-    for (row, place), value in zip(chosen, (values - mean) / spread, strict=True):
-        row.advantages[place] = float(value)

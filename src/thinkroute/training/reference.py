@@ -62,13 +62,26 @@ class ReferenceTable:
         model: Fingerprint of the weights.
         opening: What every sample begins with: how a mode is forced. Empty lets the model decide.
         sampling: How samples are drawn.
+        effort: What the model is asked for; `default` leaves the choice to it, or to the opening.
     """
 
-    def __init__(self, path: Path | None, *, model: str, opening: str, sampling: Sampling) -> None:
+    def __init__(
+        self,
+        path: Path | None,
+        *,
+        model: str,
+        opening: str,
+        sampling: Sampling,
+        effort: Effort = Effort("default"),
+    ) -> None:
         self._path = path
         self._opening = opening
         self._sampling = sampling
-        self._key = json.dumps({"model": model, "opening": opening, **asdict(sampling)}, sort_keys=True)
+        self._effort = effort
+        key = {"model": model, "opening": opening, **asdict(sampling)}
+        if effort.level != "default":
+            key["effort"] = str(effort)
+        self._key = json.dumps(key, sort_keys=True)
         self._statistics: dict[str, Statistic] = {}
         if path and path.exists():
             stored = cast("dict[str, Any]", json.loads(path.read_text(encoding="utf-8")))
@@ -85,7 +98,10 @@ class ReferenceTable:
         task: Task,
         progress: Progress = lambda done, total: None,
     ) -> None:
-        """Sample every question that is not known yet, with the weights the sampler holds now."""
+        """Sample every question that is not known yet, with the weights the sampler holds now.
+
+        What was sampled before an interruption is kept.
+        """
         unknown = {key_of(item): item for item in items}
         missing = [item for key, item in unknown.items() if key not in self._statistics]
         for start in range(0, len(missing), _ITEMS_PER_ROUND):
@@ -96,16 +112,15 @@ class ReferenceTable:
                     fmean(response.tokens for response in responses),
                     len(responses),
                 )
+            self._save()  # on a real checkpoint the table is hours of work
             progress(start + len(chosen), len(missing))
-        if missing:
-            self._save()
 
     def _sample(self, items: Sequence[Item], sampler: Sampler) -> list[list[Trajectory]]:
         count = self._sampling.samples
         attempts = [
             Attempt(
                 item.messages,
-                direct(sampler.model, Effort("default"), self._sampling.max_tokens),
+                direct(sampler.model, self._effort, self._sampling.max_tokens),
                 self._forced(sampler),
                 {
                     "temperature": self._sampling.temperature,
@@ -129,7 +144,9 @@ class ReferenceTable:
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
         rows = {name: (row.reward, row.tokens, row.samples) for name, row in self._statistics.items()}
-        self._path.write_text(json.dumps({"key": self._key, "statistics": rows}), encoding="utf-8")
+        partial = self._path.with_suffix(".partial")
+        partial.write_text(json.dumps({"key": self._key, "statistics": rows}), encoding="utf-8")
+        partial.replace(self._path)
 
 
 def solvable(

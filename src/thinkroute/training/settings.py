@@ -5,156 +5,40 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, cast
+from typing import Annotated, Any, Literal, Self, TypeVar, cast
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from thinkroute.errors import ConfigError
-from thinkroute.fleet.tasks import FamilyName
+from thinkroute.training.sections import (
+    Count,
+    ModelSection,
+    NonNegative,
+    OptimiserSection,
+    PenaltySection,
+    Positive,
+    ReferenceSection,
+    RelayFilterSection,
+    RelayRewardSection,
+    RelayWarmUpSection,
+    RolloutSection,
+    Section,
+    Share,
+    TaskSection,
+    WarmUpSection,
+    absent,
+    described_problem,
+)
 
-Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
+_Capped = TypeVar("_Capped", bound="AdaCoTConfig | RelayConfig")
 _SCIENTIFIC = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
 
 
-class Section(BaseModel):
-    """A part of the file: frozen, and unknown keys are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-_ABOUT_SERVERS = ("upstream_name", "request_timeout_s", "weights_folder")
-
-
-def _none(value: object) -> bool:
-    return value is None
-
-
-def _usual_timeout(value: float) -> bool:
-    return value == 600.0
-
-
-class ModelSection(Section):
-    """What is trained, and what generates for it; or a teacher."""
-
-    fleet: str | None = Field(default=None, description="A member of the embedded fleet, e.g. base.")
-    directory: Path | None = Field(
-        default=None,
-        description="A member's folder written by an earlier run; `fleet` names what it descends from.",
-    )
-    path: str | None = Field(default=None, description="A Hugging Face checkpoint: folder or name.")
-    format: Literal["qwen3", "r1"] = Field(
-        default="qwen3",
-        description="How the model opens its thinking block: itself (qwen3) or its template (r1).",
-    )
-    device: str = Field(default="cpu", description="Where a checkpoint is trained, e.g. cuda.")
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    gradient_checkpointing: bool = False
-    lora_rank: Annotated[int, Field(ge=0)] = Field(
-        default=0, description="0 trains all weights; else needs peft."
-    )
-    # Files without a server are known by the same text as ever: it is what checkpoints and tables are kept under.
-    url: str | None = Field(
-        default=None,
-        exclude_if=_none,
-        pattern=r"^https?://",
-        description="A vLLM server that generates, e.g. http://127.0.0.1:8000/v1. Beside `path`: rollouts of the "
-        "checkpoint under training, whose weights it is given before every batch. Alone: a teacher that it holds.",
-    )
-    upstream_name: str | None = Field(
-        default=None,
-        exclude_if=_none,
-        description="What the server calls the model; default: the only one it has.",
-    )
-    request_timeout_s: Positive = Field(
-        default=600.0, exclude_if=_usual_timeout, description="Longest a request to the server may take."
-    )
-    weights_folder: Path | None = Field(
-        default=None,
-        exclude_if=_none,
-        description="Where the weights are put for the server, which must see it under the same path, e.g. in /dev/shm; "
-        "default: `server-weights` in the run's folder.",
-    )
-
-    @model_validator(mode="after")
-    def _one_model(self) -> Self:
-        if self.url is None:
-            if (self.fleet is None) == (self.path is None):
-                raise ValueError("name exactly one of `fleet` (an embedded member) and `path` (a checkpoint)")
-            for name in _ABOUT_SERVERS:
-                if getattr(self, name) != ModelSection.model_fields[name].default:
-                    raise ValueError(f"`{name}` is about a server: it needs `url`")
-        elif self.fleet is not None:
-            raise ValueError("the embedded engine generates for members: `url` goes with `path`, or alone")
-        return self
-
-
-class TaskSection(Section):
-    """The questions."""
-
-    families: tuple[FamilyName, ...] = Field(
-        default=("arithmetic", "story", "relations", "composition"),
-        description="Families of the fleet's tasks.",
-    )
-    level_shares: tuple[float, float, float, float, float] = Field(
-        default=(0.35, 0.30, 0.20, 0.10, 0.05), description="Shares of levels 1 – 5 among training questions."
-    )
-    file: Path | None = Field(
-        default=None, description="JSONL with `question` and `answer` instead of the fleet's tasks."
-    )
-    grader: str = Field(default="number", description="Grader of the file: number, exact, contains, …")
-    questions: Count = Field(default=2000, description="Training questions; few are learned by heart.")
-    split: Literal["train", "filter"] = Field(
-        default="train",
-        description="filter: questions the fleet's members never saw. Reinforcement needs them: an answer known by "
-        "heart says nothing about what the model can do at once.",
-    )
-    seed: int = Field(
-        default=0, description="Of the choice of questions; runs that differ in `seed` alone share them."
-    )
-
-
-class OptimiserSection(Section):
-    """AdamW."""
-
-    learning_rate: Positive = 4e-4
-    betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: NonNegative = 0.0
-    clip_norm: Positive = 1.0
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
-    schedule: Literal["constant", "linear"] = "constant"
-
-
-class RolloutSection(Section):
-    """How much is sampled per step, and how."""
-
-    items_per_step: Count = Field(default=16, description="Questions per step.")
-    group: Count = Field(default=16, description="Responses per question.")
-    temperature: Positive = 1.0
-    most_tokens: Count | None = Field(default=None, description="Cap of a response.")
-    most_tokens_direct: Count | None = Field(
-        default=None, description="Cap of a response behind an empty block."
-    )
-    epochs: Count = Field(default=1, description="Passes over each batch of rollouts.")
-    updates: Count = Field(default=1, description="Optimiser steps per pass.")
-    tokens_per_batch: Count = 16_384
-    seats: Count = Field(
-        default=128, description="Responses that the embedded engine, or a server, writes at once."
-    )
-
-
-class ReferenceSection(Section):
-    """Samples of the initial model, drawn once."""
-
-    samples: Count = 16
-    temperature: Positive = 0.6
-    top_p: Share = 0.95
+def _token_mean(value: str) -> bool:
+    return value == "token_mean"
 
 
 class TrainingConfig(Section):
@@ -179,6 +63,14 @@ class TrainingConfig(Section):
         return self
 
 
+def _without_direct_cap(config: _Capped) -> _Capped:
+    if config.rollouts.most_tokens_direct is not None:
+        raise ValueError(
+            "rollouts.most_tokens_direct is AdaptThink's, which forces the mode; use most_tokens"
+        )
+    return config
+
+
 class AdaptThinkConfig(TrainingConfig):
     """`thinkroute train adaptthink`."""
 
@@ -199,22 +91,11 @@ class AdaptThinkConfig(TrainingConfig):
     rollouts: RolloutSection = RolloutSection()
     reference: ReferenceSection = ReferenceSection()
 
-
-class PenaltySection(Section):
-    """AdaCoT's penalties, in right answers."""
-
-    miss: NonNegative = 0.2
-    over: NonNegative = 0.3
-    malformed: NonNegative = 1.0
-
-
-class WarmUpSection(Section):
-    """Supervised warm-up before reinforcement; 0 steps skips it."""
-
-    steps: Annotated[int, Field(ge=0)] = 200
-    questions: Count = 1500
-    examples_per_step: Count = 32
-    optimiser: OptimiserSection = OptimiserSection(learning_rate=1e-3, schedule="linear")
+    @model_validator(mode="after")
+    def _halves(self) -> Self:
+        if self.forced and self.rollouts.group % 2:
+            raise ValueError("rollouts.group must be even: half of it is made to answer at once")
+        return self
 
 
 class AdaCoTConfig(TrainingConfig):
@@ -242,12 +123,18 @@ class AdaCoTConfig(TrainingConfig):
     )
     entropy: NonNegative = 0.0
 
+    @model_validator(mode="after")
+    def _no_direct_cap(self) -> Self:
+        return _without_direct_cap(self)
+
 
 class FusionConfig(TrainingConfig):
     """`thinkroute train fusion`."""
 
     method: Literal["fusion"] = "fusion"
-    thinking_share: Share = Field(default=0.5, description="Thinking samples among all.")
+    thinking_share: Share = Field(
+        default=0.5, description="Questions that thinking samples are drawn for; wrong ones are left out."
+    )
     no_flag_share: Share = Field(default=0.3, description="Thinking samples without any flag.")
     several_flags_share: Share = 0.2
     empty_block: bool = Field(default=True, description="Off is the ablation.")
@@ -257,59 +144,17 @@ class FusionConfig(TrainingConfig):
     direct_levels: tuple[int, ...] = Field(
         default=(), description="Levels the non-thinking samples are drawn from; empty: all."
     )
-
-
-class RelayRewardSection(Section):
-    """RelayLLM's reward."""
-
-    kind: Literal["difficulty", "simple", "right"] = Field(
-        default="difficulty", description="simple: right minus cost; right: plain GRPO's."
+    most_tokens: Count | None = Field(
+        default=None,
+        exclude_if=absent,
+        description="Cap of a response, sampled or measured; thoughts that are cut are not learned. A checkpoint needs one.",
     )
-    bonus: NonNegative = Field(default=0.5, description="For being right without a call; 0 is an ablation.")
-    alone: NonNegative = Field(
-        default=1.0, description="Taken from a wrong response without a call where only calls were right."
-    )
-    cost: NonNegative = Field(
-        default=1.0, description="Price of a response that is the teacher's throughout."
-    )
-    exploration: NonNegative = Field(
-        default=1.0, description="For calling where nobody was right; 0 is an ablation."
-    )
-    explores: Literal["share", "once"] = Field(
-        default="share",
-        description="share: in proportion to the teacher's tokens (the paper); once: for any call.",
-    )
-    malformed: NonNegative = Field(default=0.0, description="Taken for a command that calls nobody.")
 
-
-class RelayFilterSection(Section):
-    """Which questions the teacher can help with; 0 samples keep all."""
-
-    samples: Annotated[int, Field(ge=0)] = 10
-    least: Share = Field(default=0.5, description="Smallest pass rate of the teacher.")
-    temperature: Positive = 0.7
-    top_p: Share = 0.95
-
-
-class RelayWarmUpSection(Section):
-    """Commands put into the student's own answers; 0 steps skip it."""
-
-    steps: Annotated[int, Field(ge=0)] = 200
-    questions: Count = 1500
-    samples: Count = Field(default=1, description="Answers per question.")
-    temperature: Positive = 0.3
-    lengths: tuple[Count, ...] = Field(
-        default=tuple(digit * 10**power for power in range(4) for digit in range(1, 10)),
-        description="What the numbers in the commands are drawn from.",
-    )
-    per_position: Share = Field(
-        default=0.0,
-        description="Probability of a command in front of every token; 0: `most_commands` decides.",
-    )
-    most_commands: Count = Field(default=3, description="Commands per answer, uniformly from 0.")
-    clean_share: Share = Field(default=0.25, description="Answers without any command.")
-    examples_per_step: Count = 32
-    optimiser: OptimiserSection = OptimiserSection(learning_rate=1e-3, schedule="linear")
+    @model_validator(mode="after")
+    def _whole_thoughts(self) -> Self:
+        if self.model.path is not None and self.most_tokens is None:
+            raise ValueError("most_tokens: say how long a checkpoint's thoughts may get, e.g. 16384")
+        return self
 
 
 class RelayConfig(TrainingConfig):
@@ -329,6 +174,12 @@ class RelayConfig(TrainingConfig):
     warm_up: RelayWarmUpSection = RelayWarmUpSection()
     rollouts: RolloutSection = RolloutSection(group=8, items_per_step=32)
     advantage: Literal["group_norm_unbiased", "group_norm", "group_mean"] = "group_norm_unbiased"
+    aggregation: Literal["token_mean", "sequence_mean", "constant_length"] = Field(
+        default="token_mean",
+        exclude_if=_token_mean,
+        description="What the loss is averaged over. sequence_mean: GRPO as first published; constant_length: sums over "
+        "rollouts.most_tokens, with advantage group_mean Dr. GRPO.",
+    )
     clip: Positive = 0.2
     kl: NonNegative = Field(default=0.0, description="Weight of the divergence from the warmed-up student.")
     token_routers: Annotated[int, Field(ge=0)] = Field(
@@ -336,8 +187,19 @@ class RelayConfig(TrainingConfig):
     )
 
     @model_validator(mode="after")
+    def _groups(self) -> Self:
+        if self.rollouts.group < 2:
+            raise ValueError("rollouts.group must be at least 2: advantages compare the responses of a group")
+        if self.aggregation == "constant_length" and self.rollouts.most_tokens is None:
+            raise ValueError("aggregation: constant_length divides by rollouts.most_tokens, which is not set")
+        return _without_direct_cap(self)
+
+    @model_validator(mode="after")
     def _one_teacher(self) -> Self:
         if self.teacher.url is None:
+            for name in ("lora_rank", "gradient_checkpointing", "format"):
+                if getattr(self.teacher, name) != ModelSection.model_fields[name].default:
+                    raise ValueError(f"teacher: `{name}` does nothing for a teacher, which is not trained")
             return self
         for name, described in ModelSection.model_fields.items():
             used = name in ("url", "upstream_name", "request_timeout_s")
@@ -407,10 +269,7 @@ def load(reference: str, method: str, overrides: Mapping[str, object] | None = N
     try:
         return KINDS[method].model_validate(content)
     except ValidationError as error:
-        lines = [
-            f"  {'.'.join(map(str, problem['loc'])) or 'the file'}: {problem['msg']}"
-            for problem in error.errors()
-        ]
+        lines = [described_problem(problem, KINDS[method]) for problem in error.errors()]
         raise ConfigError(f"{reference} is wrong:\n" + "\n".join(lines)) from error
 
 
@@ -430,11 +289,10 @@ def _read(reference: str) -> str:
 
 def _set(content: dict[str, Any], path: str, value: object) -> None:
     *parents, last = path.split(".")
-    for name in parents:
-        content = content.setdefault(name, {})
+    for place, name in enumerate(parents, start=1):
+        below = content.setdefault(name, {})
+        if not isinstance(below, dict):
+            whole = ".".join(parents[:place])
+            raise ConfigError(f"setting {path!r}: {whole} is {below!r}, which has no parts", param=path)
+        content = cast("dict[str, Any]", below)
     content[last] = value
-
-
-def as_dict(options: Any) -> dict[str, Any]:
-    """A dataclass or section as plain values."""
-    return options.model_dump(mode="json") if isinstance(options, BaseModel) else asdict(options)

@@ -9,11 +9,18 @@ from random import Random
 import torch
 from torch import nn
 
+from thinkroute.errors import DataError
 from thinkroute.training.batch import Row, collate, pack
 from thinkroute.training.forward import score
 from thinkroute.training.learner import Learner
 from thinkroute.training.losses import AggregationName, aggregate, denominator
-from thinkroute.training.optimise import OptimiserOptions, apply_gradients, learning_rate_at, make_optimizer
+from thinkroute.training.optimise import (
+    OptimiserOptions,
+    apply_gradients,
+    backward,
+    learning_rate_at,
+    make_optimizer,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +43,9 @@ class SupervisedTrainer:
         rows: The examples; a row's weight multiplies its loss.
         options: Amounts.
         optimiser: AdamW and its schedule.
+
+    Raises:
+        DataError: there are no examples.
     """
 
     def __init__(
@@ -46,6 +56,8 @@ class SupervisedTrainer:
         options: SupervisedOptions,
         optimiser: OptimiserOptions,
     ) -> None:
+        if not rows:
+            raise DataError("no examples to learn from: none of the sampled responses was right")
         self._learner, self._rows, self._options = learner, rows, options
         self._optimiser = optimiser
         self.modules: list[nn.Module] = [learner.module]
@@ -66,7 +78,7 @@ class SupervisedTrainer:
         for batch in batches:
             logp_BT = score(self._learner, batch, where_BT=batch.mask_BT).logp_BT
             loss = aggregate(-logp_BT, batch.mask_BT, batch.weights_B, name) / total
-            loss.backward()  # pyright: ignore[reportUnknownMemberType]
+            backward(loss, self.optimizer)
             summed += loss.item()
         learning_rate = learning_rate_at(step, self._optimiser)
         norm = apply_gradients(self, learning_rate, self._optimiser.clip_norm)

@@ -16,7 +16,7 @@ from typing import Any, Protocol, cast
 from thinkroute.errors import DataError
 from thinkroute.evaluation.graders import Grader
 from thinkroute.fleet.tasks import LEVELS, FamilyName, Problem, Split, generate, recognise, result_of
-from thinkroute.training.thinking import THINK_CLOSE
+from thinkroute.training.thinking import THINK_CLOSE, is_well_formed
 
 EASY_HEAVY = (0.35, 0.30, 0.20, 0.10, 0.05)
 """Shares of levels 1 – 5 in traffic where most questions are easy."""
@@ -133,8 +133,8 @@ class FileTask:
             raise DataError(f"cannot read questions from {self.path}: {error!r}") from error
 
     def grade(self, item: Item, response: str) -> float:
-        """The grader's verdict on the text after the block; 0 unless there is exactly one close tag."""
-        if response.count(THINK_CLOSE) != 1:
+        """The grader's verdict on the text after the block; 0 unless there is exactly one, at the beginning."""
+        if not is_well_formed(response):
             return 0.0
         return self.grader(response.partition(THINK_CLOSE)[2], item.reference)
 

@@ -77,6 +77,8 @@ class Fusion:
     temperature: float = 0.6
     attempts: int = 2
     """Responses drawn per question for rejection sampling."""
+    most_tokens: int | None = None
+    """Cap of a sampled response; one that is cut is not right, and is left out."""
     empty_block: bool = True
     """Off only for the ablation: non-thinking samples then hold the bare answer."""
 
@@ -115,7 +117,7 @@ class Fusion:
             attempts = [
                 Attempt(
                     item.messages,
-                    direct(sampler.model, Effort("default"), None),
+                    direct(sampler.model, Effort("default"), self.most_tokens),
                     opening,
                     {"temperature": self.temperature, "seed": rng.getrandbits(40)},
                 )

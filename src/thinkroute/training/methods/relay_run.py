@@ -6,29 +6,31 @@ import copy
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from statistics import fmean
+from math import isnan
 from typing import TYPE_CHECKING, Any
 
 from thinkroute.catalog import family_named
-from thinkroute.engines.embedded.vocabulary import Vocabulary
-from thinkroute.evaluation.relay import Answers, Comparison
+from thinkroute.errors import DataError
+from thinkroute.evaluation.relay import Answers, Comparison, Line
 from thinkroute.fleet import shipped
 from thinkroute.fleet.recipe import RECIPES
+from thinkroute.fleet.tasks import Split
 from thinkroute.programs.protocol import Call, Segment, ThinkingFormat
 from thinkroute.programs.relay import RelayLimits
 from thinkroute.training.batch import Row
 from thinkroute.training.learner import FleetLearner
 from thinkroute.training.losses import PolicyOptions
-from thinkroute.training.methods.relay import Relay, RelayReward
+from thinkroute.training.methods.relay import Relay, RelayReward, grade
 from thinkroute.training.methods.relay_judge import BatchBench, by, places, query_baselines, random_baselines
 from thinkroute.training.methods.relay_warmup import Insertion, WarmUp
+from thinkroute.training.methods.token_router import judge_routers
 from thinkroute.training.optimise import Checkpoint, OptimiserOptions
 from thinkroute.training.policy import PolicyTrainer, RolloutOptions
 from thinkroute.training.reference import ReferenceTable, Sampling, solvable
 from thinkroute.training.samplers import Sampler, Weights
 from thinkroute.training.settings import RelayConfig
 from thinkroute.training.supervised import SupervisedOptions, SupervisedTrainer
-from thinkroute.training.tasks import FleetTask, Item
+from thinkroute.training.tasks import FleetTask, Item, Task
 from thinkroute.types import Arm, Effort
 
 if TYPE_CHECKING:
@@ -36,8 +38,6 @@ if TYPE_CHECKING:
 
 TEACHER = "relay-teacher"
 """What the teacher is called in trajectories."""
-_ROUTER_QUESTIONS = 400
-"""Questions a token router learns from."""
 
 
 @dataclass(slots=True)
@@ -61,6 +61,21 @@ class Voice:
 
     def load(self, weights: Weights) -> None:
         """Nothing: it is frozen."""
+
+
+@dataclass(frozen=True, slots=True)
+class GradedAsRelay:
+    """A task that grades messages whose block the prompt holds."""
+
+    task: Task
+
+    def pool(self, count: int, seed: int, split: Split = "train") -> list[Item]:
+        """The task's questions."""
+        return self.task.pool(count, seed, split)
+
+    def grade(self, item: Item, response: str) -> float:
+        """As a relay is graded."""
+        return grade(self.task, item, response)
 
 
 def run_relay(run: Run, config: RelayConfig) -> dict[str, object]:
@@ -88,7 +103,8 @@ def run_relay(run: Run, config: RelayConfig) -> dict[str, object]:
         options=PolicyOptions(
             advantage=config.advantage,
             ratio="token",
-            aggregation="token_mean",
+            aggregation=config.aggregation,
+            constant_tokens=config.rollouts.most_tokens or 1,
             clip_low=config.clip,
             clip_high=config.clip,
             kl_coefficient=config.kl,
@@ -115,7 +131,7 @@ def run_relay(run: Run, config: RelayConfig) -> dict[str, object]:
     findings = judged(bench, method, (alone, taught), untrained, seed=config.seed)
     if config.token_routers and config.model.fleet and config.teacher.fleet:
         share = next(line["teacher_share"] for line in findings["policies"] if line["policy"] == "relay")
-        findings["token_routers"] = _token_routers(run, config, bench, kept, (alone, taught), share)
+        findings["token_routers"] = judge_routers(run, config, bench, kept, (alone, taught), share)
     return {"questions": {"pool": len(pool), "kept": len(kept), "evaluated": len(bench.items)}, **findings}
 
 
@@ -157,7 +173,8 @@ def _bench(run: Run, config: RelayConfig, arm: Arm) -> BatchBench:
     prices = {}
     if config.model.fleet and config.teacher.fleet:
         names = (config.model.fleet, config.teacher.fleet)
-        prices = {name: shipped.MEMBERS[member].price for name, member in zip(arm.models, names, strict=True)}
+        known = {**shipped.MEMBERS, **shipped.TRAINED}
+        prices = {name: known[member].price for name, member in zip(arm.models, names, strict=True)}
     return BatchBench(
         arm, run.sampler, run.task, items, thinking_of(config), prices, config.rollouts.most_tokens
     )
@@ -176,11 +193,19 @@ def _filtered(run: Run, config: RelayConfig, pool: list[Item]) -> list[Item]:
         model=config.teacher.model_dump_json(),
         opening="",
         sampling=sampling,
+        # What it passes must be what it can do as it will be called; left to itself it thinks, as with `on`.
+        effort=Effort("off" if config.effort == "off" else "default"),
     )
     run.watcher.stage("teacher's pass rates", len(pool))
     voice = Voice(run.sampler, TEACHER)
-    table.fill(pool, voice, run.task, lambda done, total: run.watcher.step(done, {}))
-    return solvable(pool, table, least=section.least)
+    table.fill(pool, voice, GradedAsRelay(run.task), lambda done, total: run.watcher.step(done, {}))
+    kept = solvable(pool, table, least=section.least)
+    if not kept:
+        raise DataError(
+            f"the teacher passes none of {len(pool)} questions in {section.least:.0%} of {section.samples} samples: "
+            "lower filter.least, or keep all by filter.samples=0"
+        )
+    return kept
 
 
 def _warm_up(run: Run, config: RelayConfig, arm: Arm, pool: Sequence[Item]) -> None:
@@ -231,7 +256,7 @@ def judged(
         lines = [table.line(alone), table.line(taught), table.line(trained)]
         names = ("student", "teacher", "plain GRPO")
         return {
-            "policies": [{**asdict(line), "policy": name} for line, name in zip(lines, names, strict=True)],
+            "policies": [_stored(line, name) for line, name in zip(lines, names, strict=True)],
             "by_family": by(bench.items, trained, lambda item: item.family),
             "by_level": by(bench.items, trained, lambda item: item.level),
         }
@@ -244,7 +269,7 @@ def judged(
         lines += random_baselines(bench, table, relayed, seed=seed)
     findings: dict[str, Any] = {
         "policies": [
-            {**asdict(line), "policy": {student: "student", teacher: "teacher"}.get(line.policy, line.policy)}
+            _stored(line, {student: "student", teacher: "teacher"}.get(line.policy, line.policy))
             for line in lines
         ],
         "by_family": by(bench.items, relayed, lambda item: item.family),
@@ -256,44 +281,9 @@ def judged(
     return findings
 
 
-def _token_routers(
-    run: Run,
-    config: RelayConfig,
-    bench: BatchBench,
-    pool: Sequence[Item],
-    ends: tuple[Answers, Answers],
-    share: float,
-) -> list[dict[str, Any]]:
-    """CITER and R2R beside the untrained student, on a part of the questions, at the relay's teacher share."""
-    from thinkroute.training.methods.token_router import Pair, RouterName, answer_all, fit
-
-    run.watcher.stage("token routers", 0)
-    folders = [
-        section.directory or shipped.directory(section.fleet or "")
-        for section in (config.model, config.teacher)
-    ]
-    student, teacher = (
-        FleetLearner(name, folder) for name, folder in zip(bench.arm.models, folders, strict=True)
-    )
-    vocabulary = Vocabulary(folders[0] / "tokenizer.json")
-    pair = Pair(bench.arm, student, teacher, run.sampler, run.task, vocabulary)
-    chosen = range(0, len(bench.items), max(1, len(bench.items) // config.token_routers))
-    items = [bench.items[place] for place in chosen]
-    low, high = (float(answers.quality_Q[list(chosen)].mean()) for answers in ends)
-    names: tuple[RouterName, ...] = ("CITER", "R2R")
-    lines: list[dict[str, Any]] = []
-    for name in names:
-        router = fit(name, pair, pool[:_ROUTER_QUESTIONS], share, seed=config.seed)
-        routed = answer_all(router, pair, items)
-        accuracy, theirs = fmean(routed.quality), sum(routed.teacher_tokens)
-        lines.append(
-            {
-                "policy": name,
-                "questions": len(items),
-                "accuracy": accuracy,
-                "teacher_share": theirs / (theirs + sum(routed.student_tokens)),
-                "gap_recovered": (accuracy - low) / (high - low) if high > low else None,
-                "labelled": router.positives,
-            }
-        )
-    return lines
+def _stored(line: Line, policy: str) -> dict[str, Any]:
+    """A line of the report; what is not known (the cost, without prices) is null, as JSON has no other word for it."""
+    values = {**asdict(line), "policy": policy}
+    return {
+        name: None if isinstance(value, float) and isnan(value) else value for name, value in values.items()
+    }

@@ -18,17 +18,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
 from thinkroute.engines.embedded.vocabulary import Vocabulary
+from thinkroute.evaluation.relay import Answers
+from thinkroute.fleet import shipped
 from thinkroute.programs.direct import direct
 from thinkroute.programs.protocol import Call
 from thinkroute.training.batch import Row, collate, pack
-from thinkroute.training.learner import Learner
+from thinkroute.training.learner import FleetLearner, Learner
 from thinkroute.training.methods.relay import grade
+from thinkroute.training.methods.relay_judge import BatchBench
 from thinkroute.training.probe import Probe, fit_probe
 from thinkroute.training.rollout import Attempt, roll_out
 from thinkroute.training.samplers import Sampler
@@ -36,8 +40,14 @@ from thinkroute.training.tasks import Item, Task
 from thinkroute.training.trajectory import Span, Trajectory
 from thinkroute.types import Arm
 
+if TYPE_CHECKING:
+    from thinkroute.training.assemble import Run
+    from thinkroute.training.settings import RelayConfig
+
 RouterName = Literal["CITER", "R2R"]
 _TOP_LOGITS = 100
+QUESTIONS = 400
+"""Questions a token router learns from."""
 _TOKENS_PER_BATCH = 16_384
 _GREEDY = {"temperature": 0}
 
@@ -184,3 +194,44 @@ def _likeliest(learner: Learner, rows: Sequence[Row]) -> list[int]:
     with torch.no_grad():
         logits_BV = learner.logits(_last_hidden(learner, rows))
     return [int(token_id) for token_id in logits_BV.argmax(dim=-1)]
+
+
+def judge_routers(
+    run: Run,
+    config: RelayConfig,
+    bench: BatchBench,
+    pool: Sequence[Item],
+    ends: tuple[Answers, Answers],
+    share: float,
+) -> list[dict[str, Any]]:
+    """CITER and R2R beside the untrained student, on a part of the questions, at the relay's teacher share."""
+    run.watcher.stage("token routers", 0)
+    folders = [
+        section.directory or shipped.directory(section.fleet or "")
+        for section in (config.model, config.teacher)
+    ]
+    student, teacher = (
+        FleetLearner(name, folder) for name, folder in zip(bench.arm.models, folders, strict=True)
+    )
+    vocabulary = Vocabulary(folders[0] / "tokenizer.json")
+    pair = Pair(bench.arm, student, teacher, run.sampler, run.task, vocabulary)
+    chosen = range(0, len(bench.items), max(1, len(bench.items) // config.token_routers))
+    items = [bench.items[place] for place in chosen]
+    low, high = (float(answers.quality_Q[list(chosen)].mean()) for answers in ends)
+    names: tuple[RouterName, ...] = ("CITER", "R2R")
+    lines: list[dict[str, Any]] = []
+    for name in names:
+        router = fit(name, pair, pool[:QUESTIONS], share, seed=config.seed)
+        routed = answer_all(router, pair, items)
+        accuracy, theirs = fmean(routed.quality), sum(routed.teacher_tokens)
+        lines.append(
+            {
+                "policy": name,
+                "questions": len(items),
+                "accuracy": accuracy,
+                "teacher_share": theirs / (theirs + sum(routed.student_tokens)),
+                "gap_recovered": (accuracy - low) / (high - low) if high > low else None,
+                "labelled": router.positives,
+            }
+        )
+    return lines
