@@ -62,7 +62,7 @@ def rollout_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The API root of real vLLM on the CPU, started as a training run needs it, with the student that calls."""
     replaced = {
         "vllm": str(_vllm_program()),
-        "Qwen/Qwen3-0.6B": str(shipped.relay_student_directory()),
+        "Qwen/Qwen3-0.6B": str(shipped.directory("student-relay")),
         "8000": str(port := free_port()),
     }
     command, environment = documented_command("vLLM for rollouts", replaced, TRAINING_DOCUMENT)

@@ -41,7 +41,7 @@ from thinkroute.types import Arm, Effort
 
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(900)]
 
-STUDENT = str(shipped.relay_student_directory())
+STUDENT = str(shipped.directory("student-relay"))
 TASK = FleetTask(("relations", "arithmetic", "operators"))
 FAMILY = family_named("thinkroute-fleet")
 THINKING = ThinkingFormat(FAMILY.open_text, FAMILY.close_text, FAMILY.stop_text)

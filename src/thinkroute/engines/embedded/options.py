@@ -141,7 +141,7 @@ def read_thinking(call: Call) -> bool:
 
 def _template_arguments(options: Mapping[str, Any]) -> Mapping[str, object]:
     given: object = options.get("chat_template_kwargs")
-    kwargs = {} if given is None else given
+    kwargs: object = {} if given is None else given
     if not isinstance(kwargs, Mapping):
         raise InvalidRequest(
             f"chat_template_kwargs must be an object, got {given!r:.100}", param="chat_template_kwargs"
