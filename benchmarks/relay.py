@@ -3,7 +3,8 @@
     python benchmarks/relay.py --n 100 --kills 50 --out docs/results/relay-serving.json
 
 The teacher is `thinkroute fleet serve` in a process of its own, asked over `/v1/completions`; `--teacher URL` names another
-server of the same member. The student is a fleet member in this process, made to call by a rule.
+server of the same member. The student is the shipped one that learned to call, in this process. For the kills it is the fleet's student made to
+call at every step by a rule, for nine tokens, so that every answer has a hand-over to be killed in.
 """
 
 from __future__ import annotations
@@ -93,16 +94,18 @@ async def answer(
     return text, first, time.perf_counter() - began, run
 
 
-def arm_of(teacher: str) -> Arm:
-    """The relay to this teacher."""
-    return Arm("relay", ("student", teacher), EFFORT)
+def arm_of(student: str, teacher: str) -> Arm:
+    """The relay of these two."""
+    return Arm("relay", (student, teacher), EFFORT)
 
 
 async def measure(
     questions: list[str], url: str, kills: int, process: TeacherProcess | None
 ) -> dict[str, Any]:
     """Everything that is reported."""
-    engine = EmbeddedEngine({name: shipped.directory(name) for name in ("student", "teacher")})
+    engine = EmbeddedEngine(
+        {name: shipped.directory(name) for name in ("student", "student-relay", "teacher")}
+    )
     tokenizer = shipped.directory("student") / "tokenizer.json"
     remote = HttpEngine(
         {
@@ -112,7 +115,8 @@ async def measure(
         }
     )
     engines: dict[str, Engine] = {
-        "student": CallingEngine(engine, tokenizer, after=" is"),
+        "student": engine,
+        "student-relay": engine,
         "teacher": engine,
         "remote": remote,
     }
@@ -125,23 +129,23 @@ async def measure(
         "over http": [],
     }
     differing: list[str] = []
-    hand_overs = 0
+    hand_overs = called = 0
     for question in questions:
         texts: dict[str, str] = {}
         for name, teacher in (("in process", "teacher"), ("over http", "remote")):
             log = RelayLog()
-            program = relay(arm_of(teacher), None, FORMAT, LIMITS, log)
+            program = relay(arm_of("student-relay", teacher), None, FORMAT, LIMITS, log)
             texts[name], first, total, _ = await answer(program, engines, question)
             times[name].append((first, total))
         hand_overs += len(log.hand_overs)
+        called += bool(log.hand_overs)
         differing += [question] if texts["in process"] != texts["over http"] else []
         for name in ("student", "teacher"):
-            _, first, total, _ = await answer(
-                direct(name, EFFORT, None), {**engines, "student": engine}, question
-            )
+            _, first, total, _ = await answer(direct(name, EFFORT, None), engines, question)
             times[name].append((first, total))
     report: dict[str, Any] = {
         "questions": len(questions),
+        "questions_with_hand_overs": called,
         "hand_overs": hand_overs,
         "differing": differing,
         "median_s": {
@@ -169,7 +173,7 @@ async def _killed(
     counts = {"killed": 0, "answered": 0, "failed_requests": 0, "hand_overs_failed": 0}
     for place in range(kills):
         log = RelayLog()
-        program = relay(arm_of("remote"), None, FORMAT, LIMITS, log)
+        program = relay(arm_of("student", "remote"), None, FORMAT, LIMITS, log)
         question = questions[place % len(questions)]
         try:
             text, _, _, run = await answer(program, {**engines, "student": student}, question, process)
