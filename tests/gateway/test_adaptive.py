@@ -44,9 +44,10 @@ def settings(remote_url: str = "http://127.0.0.1:9", **more: Any) -> dict[str, A
 
 @asynccontextmanager
 async def deciding(gateway: GatewayFactory, **more: Any) -> AsyncGenerator[Gateway]:
-    """A gateway in front of the base in process, and of the same base behind the fleet's own HTTP server."""
-    engine = EmbeddedEngine({"base": shipped.directory("base")})
-    server = TestServer(application(EmbeddedEngine({"base": shipped.directory("base")}), ["base"]))
+    """A gateway in front of a base that learned to decide in process, and of the same behind the fleet's own HTTP server."""
+    folder = shipped.directory("base-adaptthink")
+    engine = EmbeddedEngine({"base": folder})
+    server = TestServer(application(EmbeddedEngine({"base": folder}), ["base"]))
     await server.start_server()
     try:
         config = settings(str(server.make_url("/v1")), **more)
@@ -60,7 +61,7 @@ async def deciding(gateway: GatewayFactory, **more: Any) -> AsyncGenerator[Gatew
 def questions(count: int) -> list[str]:
     rng = Random(5)
     families: tuple[FamilyName, ...] = ("arithmetic", "story", "relations")
-    return [generate(rng, families[i % 3], 1 + i % 3, "eval").question for i in range(count)]
+    return [generate(rng, families[i % 3], 1 + 2 * (i % 3), "eval").question for i in range(count)]
 
 
 async def asked(gateway: Gateway, question: str, model: str, **more: Any) -> Mapping[str, Any]:
