@@ -10,6 +10,7 @@ import typer
 
 from thinkroute.cli.data import JsonOption
 from thinkroute.cli.targets import check_file
+from thinkroute.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -19,15 +20,17 @@ if TYPE_CHECKING:
 
 def evaluate_relay(
     student: Annotated[
-        Path | None, typer.Option(help="Folder of the student; default: the shipped one.")
-    ] = None,
-    teacher: Annotated[
-        Path | None, typer.Option(help="Folder of the teacher; default: the shipped one.")
-    ] = None,
-    untrained: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            help="Folder of the student before it learned to call, for `student` and `random tokens`; default: itself."
+            help="A member's folder or name; default: student-relay, which learned to call, and student with a rule."
+        ),
+    ] = None,
+    teacher: Annotated[str, typer.Option(help="A member's folder or name.")] = "teacher",
+    untrained: Annotated[
+        str | None,
+        typer.Option(
+            help="The student before it learned to call, for `student` and `random tokens`; default: the member student"
+            " for student-relay, else the student itself."
         ),
     ] = None,
     questions: Annotated[int, typer.Option("--n", min=10, help="Questions of the standard mix.")] = 500,
@@ -49,36 +52,50 @@ def evaluate_relay(
 ) -> None:
     """Judge a relay between two members: accuracy, teacher share, tokens and dollars, beside its baselines."""
     import asyncio
+    import shlex
 
+    import msgspec
     import orjson
 
-    from thinkroute import __version__
     from thinkroute.cli.console import out as stdout
     from thinkroute.evaluation.relay import Answers, compare
-    from thinkroute.fleet import relay_bench, shipped
+    from thinkroute.evaluation.report import origin
+    from thinkroute.fleet import relay_bench
     from thinkroute.programs.relay import RelayLimits
     from thinkroute.types import Effort
 
     check_file(save, "--save")
     rule = None if call_where is None else relay_bench.Rule(where=call_where)
+    chosen = student or ("student" if rule else "student-relay")
+    before = untrained or ("student" if chosen == "student-relay" else None)
+    given = {"--n": questions, "--seed": seed, "--effort": effort, "--most-calls": most_calls}
+    given |= {"--student": chosen, "--teacher": teacher}
+    given |= {"--untrained": before} if before else {}
+    given |= {"--call-where": shlex.quote(call_where)} if call_where is not None else {}
+    command = " ".join(
+        ["thinkroute evaluate-relay", *(f"{name} {value}" for name, value in given.items())]
+        + [f"--fixed {count}" for count in fixed or ()]
+    )
 
     async def judged() -> tuple[list[Line], Answers]:
         async with relay_bench.opened_bench(
             relay_bench.draw_questions(questions, seed),
-            student=student or shipped.directory("student"),
-            teacher=teacher or shipped.directory("teacher"),
+            student=_folder(chosen, "--student"),
+            teacher=_folder(teacher, "--teacher"),
             effort=Effort.parse(effort),
             rule=rule,
-            untrained=untrained,
+            untrained=_folder(before, "--untrained") if before else None,
         ) as bench:
             return await compare(bench, RelayLimits(most_calls=most_calls), fixed or (), seed=seed)
 
     lines, relayed = asyncio.run(judged())
     report = {
-        "version": __version__,
+        "origin": msgspec.to_builtins(origin(command)),
         "questions": questions,
         "seed": seed,
         "effort": effort,
+        "student": chosen,
+        "teacher": teacher,
         "call_where": call_where,
         "teacher_share_asked": _asked_share(relayed.logs),
         "policies": lines,
@@ -90,6 +107,20 @@ def evaluate_relay(
         typer.echo(text)
     else:
         stdout().print(_table(lines))
+
+
+def _folder(named: str, option: str) -> Path:
+    """A folder that is there, or a member's."""
+    from thinkroute.fleet import shipped
+
+    if named in shipped.all_names():
+        return shipped.directory(named)
+    if (Path(named) / "config.json").is_file():
+        return Path(named)
+    raise ConfigError(
+        f"{option} {named!r} is neither a member ({', '.join(shipped.all_names())}) nor a folder with a config.json",
+        param=option,
+    )
 
 
 def _asked_share(logs: Sequence[object]) -> float:
