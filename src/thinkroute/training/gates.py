@@ -92,7 +92,7 @@ def _on_dial(report: Report) -> Mapping[str, Any]:
 
 
 def judge_adaptthink(reports: Reports) -> list[Verdict]:
-    """Issue's gate: half the length at no more than a point of accuracy, skipping thought where it is easy."""
+    """Half the length at no more than a point of accuracy, skipping thought where it is easy."""
     label, threshold = JUDGED
     arm = f"{label}, threshold {threshold}"
     main = reports[label]
