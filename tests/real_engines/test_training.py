@@ -169,10 +169,11 @@ def test_an_update_reaches_the_server_with_the_next_load(
     trainer = PolicyTrainer(
         learner,
         served,
-        Relay(arm, TASK, THINKING, calls=False, group=4, most_tokens=100),
-        TASK.pool(8, 4),
+        Relay(arm, TASK, THINKING, calls=False, group=8, most_tokens=100),
+        TASK.pool(32, 4),
         options=PolicyOptions(advantage="group_mean"),
-        rollouts=RolloutOptions(items_per_step=4),
+        # Enough questions for some to be right now and wrong then, without which there is nothing to learn from.
+        rollouts=RolloutOptions(items_per_step=16),
         optimiser=OptimiserOptions(learning_rate=3e-3),
     )
     before = HuggingFaceLearner(STUDENT)
