@@ -16,6 +16,7 @@ import uvicorn
 from thinkroute.config import Config, resolve
 from thinkroute.engines.http import HttpEngine
 from thinkroute.gateway.app import App
+from thinkroute.gateway.assemble import assemble
 from thinkroute.gateway.runtime import Runtime
 from thinkroute.gateway.serve import bind
 from thinkroute.programs.protocol import Engine
@@ -116,6 +117,14 @@ async def serving_runtime(runtime: Runtime) -> AsyncGenerator[Gateway]:
 def gateway() -> GatewayFactory:
     """A factory of gateways: `async with gateway({...}) as g`."""
     return serving
+
+
+@pytest.fixture
+async def fleet() -> AsyncGenerator[Gateway]:
+    """The gateway as it comes, over the embedded fleet."""
+    config = Config.model_validate({"server": {"port": 0}, "store": {"path": "memory"}})
+    async with serving_runtime(assemble(config)) as served:
+        yield served
 
 
 async def sse(response: aiohttp.ClientResponse) -> list[Any]:

@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
 from typing import Any
 
-import pytest
-
-from tests.gateway.conftest import Gateway, serving_runtime
+from tests.gateway.conftest import Gateway
 from thinkroute.config import Config, resolve
 from thinkroute.fleet import shipped
 from thinkroute.fleet.tasks import grade
-from thinkroute.gateway.assemble import assemble, resolve_shipped
+from thinkroute.gateway.assemble import resolve_shipped
 
 EASY = "Dora has 2 coins. On Monday she gets 5. What is the last digit?"
-
-
-@pytest.fixture
-async def fleet() -> AsyncGenerator[Gateway]:
-    config = Config.model_validate({"server": {"port": 0}, "store": {"path": "memory"}})
-    async with serving_runtime(assemble(config)) as gateway:
-        yield gateway
 
 
 def asks(text: str) -> dict[str, Any]:

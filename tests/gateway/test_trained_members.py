@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
 from random import Random
 from statistics import fmean
 from typing import Any
 
 import pytest
 
-from tests.gateway.conftest import Gateway, serving_runtime
-from thinkroute.config import Config
+from tests.gateway.conftest import Gateway
 from thinkroute.fleet import shipped
 from thinkroute.fleet.tasks import FamilyName, generate, grade
-from thinkroute.gateway.assemble import assemble
 
 FAMILIES: tuple[FamilyName, ...] = ("arithmetic", "story", "relations", "composition")
 UNKNOWN_TO_THE_STUDENT = "Start with 4. First times 3. Second plus 9. What is the last digit?"
-
-
-@pytest.fixture
-async def fleet() -> AsyncGenerator[Gateway]:
-    config = Config.model_validate({"server": {"port": 0}, "store": {"path": "memory"}})
-    async with serving_runtime(assemble(config)) as gateway:
-        yield gateway
 
 
 async def ask(fleet: Gateway, model: str, question: str, suffix: str = "") -> tuple[bool, float]:

@@ -7,7 +7,7 @@ between a small and a large hosted model.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from types import MappingProxyType
@@ -53,14 +53,16 @@ _DIAL = tuple(Effort(threshold=threshold) for threshold in (0.1, 0.3, 0.9))
 
 TRAINED: Mapping[str, Member] = MappingProxyType(
     {
-        "student-relay": Member(Price(1.0, 4.0), ("relations",), efforts=()),
-        "base-fusion": Member(Price(6.0, 24.0), _COMMON),
-        "base-adacot": Member(Price(6.0, 24.0), _COMMON, switches=False, efforts=(Effort(threshold=0.5),)),
-        "base-adaptthink": Member(Price(6.0, 24.0), _COMMON, switches=False, efforts=_DIAL),
+        "student-relay": replace(MEMBERS["student"], efforts=()),
+        "base-fusion": replace(MEMBERS["base"], switches=True, efforts=(Effort("off"), Effort("on"))),
+        "base-adacot": replace(MEMBERS["base"], efforts=(Effort(threshold=0.5),)),
+        "base-adaptthink": replace(MEMBERS["base"], efforts=_DIAL),
     }
 )
-"""What `thinkroute train` made of members: `<member>-<method>`. `student-relay` is half of `relay_arm`: alone it is worse than
+"""What `thinkroute train` made of members: `<member>-<method>`, at the member's price. `student-relay` is half of `relay_arm`: alone it is worse than
 the student, so it offers no arm of its own."""
+
+_ALL = {**MEMBERS, **TRAINED}
 
 
 def names() -> tuple[str, ...]:
@@ -70,7 +72,7 @@ def names() -> tuple[str, ...]:
 
 def all_names() -> tuple[str, ...]:
     """The members, and what was trained from them."""
-    return (*MEMBERS, *TRAINED)
+    return tuple(_ALL)
 
 
 def directory(name: str) -> Path:
@@ -119,16 +121,14 @@ def models() -> tuple[Model, ...]:
             context_window=CONTEXT_WINDOW,
             capabilities=frozenset({"logprobs"}),
         )
-        for name, member in (*MEMBERS.items(), *TRAINED.items())
+        for name, member in _ALL.items()
     )
 
 
 def arms() -> tuple[Arm, ...]:
     """Every member at the efforts it offers, and the relay: with `cascade_arm`, the arms of the default gateway."""
     single = (
-        Arm(_program(effort), (name,), effort)
-        for name, member in (*MEMBERS.items(), *TRAINED.items())
-        for effort in member.efforts
+        Arm(_program(effort), (name,), effort) for name, member in _ALL.items() for effort in member.efforts
     )
     return (*single, relay_arm())
 
