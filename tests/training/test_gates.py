@@ -9,25 +9,75 @@ import pytest
 
 from thinkroute.training import settings
 from thinkroute.training.assemble import Run
-from thinkroute.training.gates import CAMPAIGNS, MASKED, UNMASKED, Reports, judge_external, judge_masking
+from thinkroute.training.gates import CAMPAIGNS
+from thinkroute.training.promises import (
+    FORMULA,
+    MASKED,
+    UNMASKED,
+    Reports,
+    judge_external,
+    judge_formula,
+    judge_fusion,
+    judge_masking,
+)
 from thinkroute.training.stages import WARM_UP_PARTS
 
 
-def masking(masked: float, unmasked: float) -> Reports:
+def masking(masked: float, unmasked: float, right: float = 0.98) -> Reports:
     def run(thinks: float) -> dict[int, Any]:
-        return {0: {"oracle": {"thinks": thinks, "warmed_up": 0.6}}}
+        before = {"warmed_up_thinks": 0.6, "warmed_up_right_hard": 0.97}
+        return {0: {"oracle": {"thinks": thinks, "right_hard": right, **before}}}
 
     return {MASKED: run(masked), UNMASKED: run(unmasked)}
 
 
 @pytest.mark.parametrize(
-    ("masked", "unmasked", "met"),
-    [(0.62, 0.97, [True, True]), (0.8, 0.97, [False, True]), (0.62, 0.7, [True, False])],
+    ("masked", "unmasked", "right", "met"),
+    [
+        (0.62, 0.97, 0.98, [True, True, True]),
+        (0.8, 0.97, 0.98, [False, True, True]),
+        (0.62, 0.97, 0.9, [True, False, True]),
+        (0.62, 0.7, 0.98, [True, True, False]),
+    ],
 )
-def test_masking_keeps_the_decision_and_its_absence_collapses_it(
-    masked: float, unmasked: float, met: list[bool]
+def test_masking_keeps_the_decision_while_accuracy_rises_and_its_absence_collapses_it(
+    masked: float, unmasked: float, right: float, met: list[bool]
 ) -> None:
-    assert [verdict.met for verdict in judge_masking(masking(masked, unmasked))] == met
+    assert [verdict.met for verdict in judge_masking(masking(masked, unmasked, right))] == met
+
+
+@pytest.mark.parametrize(("highest", "met"), [(0.61, True), (0.9, False)])
+def test_the_formula_s_plateau_is_judged_where_the_model_is_surest(highest: float, met: bool) -> None:
+    after = {"free": {"by_level": {"p_direct": {"1": highest, "5": 0.1}}}}
+    assert [verdict.met for verdict in judge_formula({FORMULA: {0: {"after": after}}})] == [met]
+
+
+def fused(accuracy: list[float]) -> Reports:
+    def mode(direct: float, right: float) -> dict[str, Any]:
+        levels = {str(level): right for level in (1, 5)}
+        return {"uniform": {"direct_share": direct, "accuracy": right}, "by_level": {"correct": levels}}
+
+    after = {"/think": mode(0.0, 1.0), "free": mode(0.0, 1.0), "/no_think": mode(1.0, 1.0)}
+    return {
+        "fusion": {
+            0: {"before": {"think": mode(0.0, 1.0)}, "after": after, "budgets": {"accuracy": accuracy}}
+        }
+    }
+
+
+@pytest.mark.parametrize(
+    ("curve", "ranked", "never_falls"),
+    [
+        ([0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99], True, True),
+        ([0.61, 0.51, 0.6, 0.8, 0.95, 0.98, 0.985, 0.99], True, False),
+        ([0.9, 0.5, 0.6, 0.8, 0.7, 0.98, 0.6, 0.99], False, False),
+    ],
+)
+def test_a_budget_curve_is_judged_by_ranks_and_by_its_worst_fall(
+    curve: list[float], ranked: bool, never_falls: bool
+) -> None:
+    *_, ranks, fall = judge_fusion(fused(curve))
+    assert (ranks.met, fall.met) == (ranked, never_falls)
 
 
 def test_without_the_ablation_s_runs_nothing_is_said_of_it() -> None:

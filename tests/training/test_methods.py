@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -13,20 +15,22 @@ from thinkroute.engines.embedded.prompt import last_turn
 from thinkroute.errors import DataError
 from thinkroute.evaluation.graders import GRADERS
 from thinkroute.fleet import shipped
+from thinkroute.programs.direct import direct
+from thinkroute.programs.protocol import ThinkingFormat
 from thinkroute.training import settings
 from thinkroute.training.assemble import Watcher, execute
 from thinkroute.training.learner import FleetLearner, HuggingFaceLearner
-from thinkroute.training.methods.adacot import AdaCoT, Labels
+from thinkroute.training.methods.adacot import AdaCoT, Labels, Orders, Penalties
 from thinkroute.training.methods.adaptthink import AdaptThink
 from thinkroute.training.methods.fusion import NO_THINK, THINK, Flags, Fusion, flagged
 from thinkroute.training.optimise import OptimiserOptions
 from thinkroute.training.reference import ReferenceTable, Sampling
-from thinkroute.training.rollout import roll_out
+from thinkroute.training.rollout import Attempt, roll_out
 from thinkroute.training.samplers import EmbeddedSampler
 from thinkroute.training.supervised import SupervisedOptions, SupervisedTrainer
 from thinkroute.training.tasks import FileTask, FleetTask, Item, items_at
 from thinkroute.training.thinking import QWEN3, has_reasoning
-from thinkroute.types import FORCED
+from thinkroute.types import FORCED, Effort
 
 DIRECTORY = shipped.directory("base")
 TASK = FleetTask(("relations", "arithmetic"))
@@ -136,6 +140,18 @@ def test_the_last_flag_asks_for_the_sample_s_mode(thinks: bool) -> None:
     assert counts[""] == 0 if not thinks else 60 < counts[""] < 120
 
 
+def test_a_share_of_the_flags_stands_in_a_system_message() -> None:
+    rng, item = Random(0), Item("who is x", "")
+    asked = [Flags(system_share=0.5).address(item, thinks, rng) for thinks in (True, False) * 100]
+    alone = [messages for messages in asked if len(messages) == 2]
+    assert 70 < len(alone) < 130
+    assert {(messages[0]["content"], messages[1]["content"]) for messages in alone} == {
+        (THINK, "who is x"),
+        (NO_THINK, "who is x"),
+    }
+    assert all(last_turn(messages).switch == NO_THINK for messages in asked[1::2])
+
+
 def test_fusion_keeps_only_right_thoughts_of_the_model_itself(sampler: EmbeddedSampler) -> None:
     builder = Fusion(TASK, QWEN3, "<|im_end|>")
     items = TASK.pool(20, 3)
@@ -154,6 +170,55 @@ def test_fusions_answers_stand_behind_an_empty_block_unless_that_is_ablated(samp
         for item, each in zip(items, builder.direct(items, sampler, 0), strict=True):
             text = f"{QWEN3.empty_block if empty_block else ''}{item.direct}<|im_end|>"
             assert list(each.response_ids) == sampler.encode(text)
+
+
+THINKING = ThinkingFormat("<think>\n", "\n</think>\n\n", "")
+
+
+def test_behind_a_thought_that_a_budget_cut_only_the_answer_is_learned(sampler: EmbeddedSampler) -> None:
+    items = FleetTask(("relations", "arithmetic"), (0, 0, 0, 0, 1)).pool(20, 3)
+    builder = Fusion(TASK, QWEN3, "<|im_end|>")
+    cut = list(builder.cut(items, sampler, 0, THINKING, (4, 12)))
+    assert len(cut) == 20, "no thought ends so early"
+    for item, each in zip(items, cut, strict=True):
+        thought, forced, answer = each.spans
+        assert len(thought.ids) <= 12
+        assert forced.owner == FORCED
+        assert list(answer.ids) == sampler.encode(f"{item.direct}<|im_end|>")
+        trained = each.trained("base")
+        assert not any(trained[: -len(answer.ids)])
+        assert all(trained[-len(answer.ids) :])
+    assert not list(builder.cut(items, sampler, 0, THINKING, (400, 400))), "nothing was cut"
+
+
+def test_without_written_answers_the_model_s_own_are_kept_where_they_are_right(
+    sampler: EmbeddedSampler,
+) -> None:
+    items = [replace(item, direct="") for item in FleetTask(("relations",), (0, 1, 0, 0, 0)).pool(20, 3)]
+    cut = list(Fusion(TASK, QWEN3, "<|im_end|>").cut(items, sampler, 0, THINKING, (4, 30)))
+    assert 0 < len(cut) < 20
+    assert all(each.response_ids[-1] == sampler.encode("<|im_end|>")[0] for each in cut)
+
+
+def test_an_order_overrules_the_label_and_disobeying_it_is_never_worth_it(sampler: EmbeddedSampler) -> None:
+    table = empty_table()
+    orders = Orders("/think", "/no_think", 0.5)
+    asked = orders.given(TASK.pool(200, 0), 1)
+    assert asked == orders.given(TASK.pool(200, 0), 1)
+    counts = Counter(item.system for item in asked)
+    assert 30 < counts["/think"] < 70
+    assert 30 < counts["/no_think"] < 70
+    item = replace(asked[0], system="/no_think")
+    table.fill([item], sampler, TASK)
+    method = AdaCoT("base", TASK, QWEN3, Labels(table, table, orders=orders), Penalties(0.3, 0.1))
+    assert not method.labels[item]
+    assert method.labels[replace(item, system="/think")]
+    group = roll_out([Attempt(item.messages, direct("base", Effort("on"), None))], sampler)
+    [thought] = method.rewards(item, group)
+    [ordered] = method.rewards(replace(item, system="/think"), group)
+    assert has_reasoning(group[0].text)
+    assert sum(thought.values()) == pytest.approx(-1.1), "right, but nobody asked for a thought"
+    assert sum(ordered.values()) == pytest.approx(1.0)
 
 
 def test_every_pass_over_the_questions_is_a_permutation() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,8 @@ from thinkroute.training.thinking import QWEN3, Openings, r1_distill
 from thinkroute.wire.fleet_prompt import TURN_END
 
 MIXES = {"easy_heavy": EASY_HEAVY, "uniform": (0.2,) * 5}
+Parts = dict[str, "bool | Parts"]
+"""Parts of a training file, by name."""
 DIAL = (0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.98)
 """Thresholds at which the front of one model is drawn."""
 
@@ -72,12 +74,12 @@ class Run:
     references: Path | None = None
     """Where reference tables lie when several runs share them."""
 
-    def checkpoint(self, stage: str, parts: Sequence[str] = ()) -> Checkpoint:
+    def checkpoint(self, stage: str, parts: Parts | None = None) -> Checkpoint:
         """The stage's checkpoint in the run's folder; beside the references, when only `parts` of the file matter to it.
 
         Runs that differ elsewhere then share the stage.
         """
-        written = self.config.model_dump_json(include=set(parts) or None)
+        written = self.config.model_dump_json(include=parts)
         identity = f"{stage} {written}"
         name = f"checkpoint-{stage}.pt"
         folder = self.output
@@ -233,7 +235,7 @@ def _measured_before(run: Run) -> dict[str, Measurement]:
     """The initial model; measured once where runs share a folder for such things."""
     if run.references is None:
         return _measure_modes(run)
-    asked = run.config.model_dump_json(include={"model", "task", "evaluate", "method"})
+    asked = run.config.model_dump_json(include={"model", "task", "evaluate", "method", "orders"})
     most = "" if isinstance(run.config, FusionConfig) else _most_tokens(run.config)
     key = hashlib.sha256(f"{fingerprint(run.learner)} {asked} {most}".encode()).hexdigest()[:12]
     path = run.references / f"before-{key}.json"
@@ -256,15 +258,16 @@ def _measure_modes(run: Run) -> dict[str, Measurement]:
     run.sampler.load(run.learner.weights())
     most = _most_tokens(run.config)
 
-    def asked(forced: str = "", suffix: str = "") -> Measurement:
-        rows = measure(
-            items, run.sampler, run.task, run.openings, forced=forced, suffix=suffix, max_tokens=most
-        )
-        return Measurement(rows)
+    def asked(**how: str) -> Measurement:
+        return Measurement(measure(items, run.sampler, run.task, run.openings, **how, max_tokens=most))
 
-    results = {"free": asked(), "think": asked(run.openings.think), "direct": asked(run.openings.no_think)}
+    results = {"free": asked(), "think": asked(forced=run.openings.think)}
+    results |= {"direct": asked(forced=run.openings.no_think)}
     if isinstance(run.config, FusionConfig):
         results |= {THINK: asked(suffix=THINK), NO_THINK: asked(suffix=NO_THINK)}
+    if isinstance(run.config, AdaCoTConfig) and run.config.orders.share:
+        results |= {"always": asked(system=run.config.orders.always)}
+        results |= {"never": asked(system=run.config.orders.never)}
     return results
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import exp
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +54,7 @@ def measure(
     *,
     forced: str = "",
     suffix: str = "",
+    system: str = "",
     max_tokens: int | None = None,
 ) -> list[Answered]:
     """Answer every question greedily.
@@ -64,12 +66,17 @@ def measure(
         openings: The family's modes.
         forced: Begin every response with this text, to force a mode.
         suffix: Appended to every question: a soft switch.
+        system: System message in front of every question.
         max_tokens: Cap of every response.
     """
     rows: list[Answered] = []
     for start in range(0, len(items), _ROWS_PER_ROUND):
         chosen = items[start : start + _ROWS_PER_ROUND]
-        answered = _answer(chosen, sampler, openings, [forced] * len(chosen), suffix, max_tokens)
+        asked = [
+            replace(item, question=f"{item.question} {suffix}".strip(), system=system).messages
+            for item in chosen
+        ]
+        answered = _answer(asked, sampler, openings, forced, max_tokens)
         rows += [
             Answered(
                 item.level, item.family, task.grade(item, text), tokens, not has_reasoning(text), p_direct
@@ -80,28 +87,23 @@ def measure(
 
 
 def _answer(
-    items: Sequence[Item],
+    asked: Sequence[list[dict[str, Any]]],
     sampler: Sampler,
     openings: Openings,
-    forced: Sequence[str],
-    suffix: str,
+    forced: str,
     max_tokens: int | None,
 ) -> list[tuple[str, int, float]]:
     """Text, tokens and probability of an empty block of every response."""
     options = {"temperature": 0, "logprobs": True, "top_logprobs": _TOP}
-    prompts = [
-        Prompt([{"role": "user", "content": f"{item.question} {suffix}".strip()}], options, stream=False)
-        for item in items
-    ]
+    prompts = [Prompt(messages, options, stream=False) for messages in asked]
     programs = [
-        opened(text, plain) if text else plain
-        for text in forced
-        for plain in (direct(sampler.model, Effort("default"), max_tokens),)
+        opened(forced, plain) if forced else plain
+        for plain in (direct(sampler.model, Effort("default"), max_tokens) for _ in asked)
     ]
     answers: list[tuple[str, int, float]] = []
-    for text, (segments, _) in zip(forced, run_batch(programs, prompts, sampler.generate), strict=True):
-        tokens = segments[-1].usage.completion_tokens + len(sampler.encode(text))
-        p_direct = 0.0 if text else probability_of_empty_block(segments[-1], openings)
+    for segments, _ in run_batch(programs, prompts, sampler.generate):
+        tokens = segments[-1].usage.completion_tokens + len(sampler.encode(forced))
+        p_direct = 0.0 if forced else probability_of_empty_block(segments[-1], openings)
         answers.append(("".join(segment.text for segment in segments), tokens, p_direct))
     return answers
 

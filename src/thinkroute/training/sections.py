@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from thinkroute.fleet.shipped import all_names
 from thinkroute.fleet.tasks import FamilyName
+from thinkroute.training.methods.adacot import ALWAYS, NEVER
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -31,13 +32,9 @@ _ABOUT_SERVERS = ("upstream_name", "request_timeout_s", "weights_folder")
 _ABOUT_CHECKPOINTS = ("format", "device", "dtype", "gradient_checkpointing", "lora_rank")
 
 
-def absent(value: object) -> bool:
+def usual(default: object) -> Callable[[object], bool]:
     """For `exclude_if`: settings that came later leave files that lack them known by the same text as ever."""
-    return value is None
-
-
-def _usual_timeout(value: float) -> bool:
-    return value == 600.0
+    return lambda value: value == default
 
 
 class ModelSection(Section):
@@ -62,22 +59,22 @@ class ModelSection(Section):
     # Files without a server are known by the same text as ever: it is what checkpoints and tables are kept under.
     url: str | None = Field(
         default=None,
-        exclude_if=absent,
+        exclude_if=usual(None),
         pattern=r"^https?://",
         description="A vLLM server that generates, e.g. http://127.0.0.1:8000/v1. Beside `path`: rollouts of the "
         "checkpoint under training, whose weights it is given before every batch. Alone: a teacher that it holds.",
     )
     upstream_name: str | None = Field(
         default=None,
-        exclude_if=absent,
+        exclude_if=usual(None),
         description="What the server calls the model; default: the only one it has.",
     )
     request_timeout_s: Positive = Field(
-        default=600.0, exclude_if=_usual_timeout, description="Longest a request to the server may take."
+        default=600.0, exclude_if=usual(600.0), description="Longest a request to the server may take."
     )
     weights_folder: Path | None = Field(
         default=None,
-        exclude_if=absent,
+        exclude_if=usual(None),
         description="Where the weights are put for the server, which must see it under the same path, e.g. in /dev/shm; "
         "default: `server-weights` in the run's folder.",
     )
@@ -186,6 +183,20 @@ class PenaltySection(Section):
     miss: NonNegative = 0.2
     over: NonNegative = 0.3
     malformed: NonNegative = 1.0
+
+
+class OrderSection(Section):
+    """AdaCoT's system messages that order to always or never think."""
+
+    share: Share = Field(default=0.0, description="Questions that carry one, in warm-up and reinforcement.")
+    always: Annotated[str, Field(min_length=1)] = ALWAYS
+    never: Annotated[str, Field(min_length=1)] = NEVER
+
+    @model_validator(mode="after")
+    def _differ(self) -> Self:
+        if self.always == self.never:
+            raise ValueError(f"`always` and `never` must differ, not both be {self.never!r}")
+        return self
 
 
 class WarmUpSection(Section):

@@ -18,6 +18,7 @@ from thinkroute.training.sections import (
     ModelSection,
     NonNegative,
     OptimiserSection,
+    OrderSection,
     PenaltySection,
     Positive,
     ReferenceSection,
@@ -29,16 +30,12 @@ from thinkroute.training.sections import (
     Share,
     TaskSection,
     WarmUpSection,
-    absent,
     described_problem,
+    usual,
 )
 
 _Capped = TypeVar("_Capped", bound="AdaCoTConfig | RelayConfig")
 _SCIENTIFIC = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
-
-
-def _token_mean(value: str) -> bool:
-    return value == "token_mean"
 
 
 class TrainingConfig(Section):
@@ -88,6 +85,11 @@ class AdaptThinkConfig(TrainingConfig):
         default="forced",
         description="How the half that is not forced to answer at once begins; the paper: forced.",
     )
+    kl: NonNegative = Field(
+        default=0.0,
+        exclude_if=usual(0.0),
+        description="Weight of the divergence from the initial model; the paper: none.",
+    )
     rollouts: RolloutSection = RolloutSection()
     reference: ReferenceSection = ReferenceSection()
 
@@ -107,6 +109,7 @@ class AdaCoTConfig(TrainingConfig):
         default=0.1, description="A question is labelled `think` when thinking helps by more than this."
     )
     flipped_labels: Share = Field(default=0.0, description="Share of labels made wrong on purpose.")
+    orders: OrderSection = Field(default=OrderSection(), exclude_if=usual(OrderSection()))
     masks_decision: bool = Field(default=False, description="Selective loss masking.")
     reinforced_levels: tuple[int, ...] = Field(
         default=(),
@@ -140,15 +143,35 @@ class FusionConfig(TrainingConfig):
     empty_block: bool = Field(default=True, description="Off is the ablation.")
     attempts: Count = Field(default=2, description="Responses per question for rejection sampling.")
     temperature: Positive = 0.6
+    cut_share: Share = Field(
+        default=0.0,
+        exclude_if=usual(0.0),
+        description="Questions whose thought a budget cuts, for the answer behind it; the published recipe has none.",
+    )
+    cut_tokens: tuple[Count, Count] = Field(
+        default=(1, 96),
+        exclude_if=usual((1, 96)),
+        description="Least and most tokens of those thoughts.",
+    )
     examples_per_step: Count = 32
     direct_levels: tuple[int, ...] = Field(
         default=(), description="Levels the non-thinking samples are drawn from; empty: all."
     )
     most_tokens: Count | None = Field(
         default=None,
-        exclude_if=absent,
+        exclude_if=usual(None),
         description="Cap of a response, sampled or measured; thoughts that are cut are not learned. A checkpoint needs one.",
     )
+
+    @model_validator(mode="after")
+    def _shares(self) -> Self:
+        if self.thinking_share + self.cut_share > 1:
+            raise ValueError(
+                "thinking_share and cut_share must add up to at most 1: the rest answers at once"
+            )
+        if self.cut_tokens[0] > self.cut_tokens[1]:
+            raise ValueError(f"cut_tokens: least before most, not {list(self.cut_tokens)}")
+        return self
 
     @model_validator(mode="after")
     def _whole_thoughts(self) -> Self:
@@ -176,7 +199,7 @@ class RelayConfig(TrainingConfig):
     advantage: Literal["group_norm_unbiased", "group_norm", "group_mean"] = "group_norm_unbiased"
     aggregation: Literal["token_mean", "sequence_mean", "constant_length"] = Field(
         default="token_mean",
-        exclude_if=_token_mean,
+        exclude_if=usual("token_mean"),
         description="What the loss is averaged over. sequence_mean: GRPO as first published; constant_length: sums over "
         "rollouts.most_tokens, with advantage group_mean Dr. GRPO.",
     )

@@ -5,6 +5,7 @@ Owns turning a method's part of a training file into its objects. The relay's st
 
 from __future__ import annotations
 
+import copy
 from random import Random
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 from thinkroute.catalog import family_named
 from thinkroute.errors import ConfigError
 from thinkroute.fleet import shipped
+from thinkroute.fleet.tasks import LEVELS
 from thinkroute.programs.protocol import ThinkingFormat
 from thinkroute.training.batch import Row
 from thinkroute.training.learner import FleetLearner
@@ -20,12 +22,13 @@ from thinkroute.training.measure import budget_curve, measure
 from thinkroute.training.methods.adacot import (
     AdaCoT,
     Labels,
+    Orders,
     Penalties,
     cells_at_optimum,
     thinks_at_optimum,
 )
 from thinkroute.training.methods.adaptthink import AdaptThink
-from thinkroute.training.methods.fusion import NO_THINK, THINK, Flags, Fusion
+from thinkroute.training.methods.fusion import NO_THINK, THINK, Flags, Fusion, as_asked
 from thinkroute.training.optimise import OptimiserOptions
 from thinkroute.training.policy import PolicyTrainer, RolloutOptions
 from thinkroute.training.reference import ReferenceTable, Sampling
@@ -42,12 +45,16 @@ from thinkroute.training.supervised import SupervisedOptions, SupervisedTrainer
 from thinkroute.training.tasks import FleetTask, Item
 
 if TYPE_CHECKING:
-    from thinkroute.training.assemble import Run
+    from thinkroute.training.assemble import Parts, Run
 
 BUDGETS = (0, 8, 16, 32, 48, 64, 96, None)
 """Thinking budgets of the curve, in tokens."""
-_MOST_AUDITED = 100
-WARM_UP_PARTS = ("model", "task", "seed", "label_margin", "flipped_labels", "reference", "warm_up")
+WARM_UP_PARTS: Parts = {
+    **dict.fromkeys(
+        ("model", "task", "seed", "label_margin", "flipped_labels", "reference", "warm_up", "orders"), True
+    ),
+    "rollouts": {"most_tokens": True},
+}
 """What AdaCoT's warm-up depends on; the penalties, for one, are none of it."""
 
 
@@ -95,6 +102,7 @@ def run_adaptthink(run: Run, config: AdaptThinkConfig) -> dict[str, object]:
         aggregation="sequence_mean",
         clip_low=config.clip,
         clip_high=config.clip,
+        kl_coefficient=config.kl,
     )
     trainer = PolicyTrainer(
         run.learner,
@@ -104,6 +112,7 @@ def run_adaptthink(run: Run, config: AdaptThinkConfig) -> dict[str, object]:
         options=options,
         rollouts=_rollouts(config.rollouts, config.seed),
         optimiser=_optimiser(config.optimiser, config.steps),
+        reference=copy.deepcopy(run.learner) if config.kl else None,
     )
     run.train(trainer, config.steps, "reinforce")
     return {}
@@ -115,7 +124,16 @@ def audit(run: Run, config: AdaCoTConfig, pool: list[Item], name: str) -> Labels
     direct = run.reference(f"{name}-direct", run.openings.no_think, config.reference)
     run.fill(think, pool, "thinking")
     run.fill(direct, pool, "direct")
-    return Labels(think, direct, config.label_margin, config.flipped_labels)
+    orders = Orders(**config.orders.model_dump())
+    return Labels(think, direct, config.label_margin, config.flipped_labels, orders)
+
+
+def _introduce_flags(run: Run, seed: int) -> None:
+    """Soft switches for a member that has never seen any."""
+    if isinstance(run.learner, FleetLearner) and not shipped.MEMBERS[run.learner.name].switches:
+        run.learner.introduce(
+            [token for flag in (THINK, NO_THINK) for token in run.sampler.encode(f" {flag}")], seed
+        )
 
 
 def run_adacot(run: Run, config: AdaCoTConfig) -> dict[str, object]:
@@ -124,11 +142,14 @@ def run_adacot(run: Run, config: AdaCoTConfig) -> dict[str, object]:
     labels = audit(run, config, pool, "audit")
     held_out: list[Item] = []
     if isinstance(run.task, FleetTask):
-        held_out = run.task.by_level(min(config.evaluate, _MOST_AUDITED), seed=1)
+        held_out = run.task.by_level(config.evaluate, seed=1)
     held_out_labels = audit(run, config, held_out, "held-out")
+    pool = labels.orders.given(pool, config.seed)
+    if labels.orders.share:
+        _introduce_flags(run, config.seed)
     if config.warm_up.steps:
         _warm_up(run, config, pool, labels)
-    warmed = _thinking_rate(run, held_out)
+    warmed = _decisions(run, config, held_out)
     hard = [item for item in pool if item.level in config.reinforced_levels]
     if config.reinforced_levels and not hard:
         raise ConfigError(
@@ -161,15 +182,21 @@ def run_adacot(run: Run, config: AdaCoTConfig) -> dict[str, object]:
     run.train(trainer, config.steps, "reinforce")
     if not held_out:
         return {}
-    return {"oracle": {**_oracle(run, config, held_out, held_out_labels), "warmed_up": warmed}}
+    trained = {**_oracle(run, config, held_out, held_out_labels), **_decisions(run, config, held_out)}
+    return {"oracle": {**trained, **{f"warmed_up_{name}": value for name, value in warmed.items()}}}
 
 
-def _thinking_rate(run: Run, items: list[Item]) -> float | None:
-    """How often the model thinks as it is now; None without questions."""
+def _decisions(run: Run, config: AdaCoTConfig, items: list[Item]) -> dict[str, float]:
+    """How often the model thinks as it is now, and is right on the levels that are reinforced."""
     if not items:
-        return None
+        return {}
     run.sampler.load(run.learner.weights())
-    return fmean(not row.direct for row in measure(items, run.sampler, run.task, run.openings))
+    rows = measure(items, run.sampler, run.task, run.openings)
+    hard = config.reinforced_levels or LEVELS
+    return {
+        "thinks": fmean(not row.direct for row in rows),
+        "right_hard": fmean(row.correct for row in rows if row.level in hard),
+    }
 
 
 def _oracle(run: Run, config: AdaCoTConfig, items: list[Item], labels: Labels) -> dict[str, object]:
@@ -200,7 +227,6 @@ def _oracle(run: Run, config: AdaCoTConfig, items: list[Item], labels: Labels) -
     return {
         "rate": fmean(best),
         "rate_by_cell": fmean(cells),
-        "thinks": fmean(not row.direct for row in rows),
         "labelled": fmean(labels[item] for item in items),
         "agreement": fmean(wanted != row.direct for wanted, row in zip(best, rows, strict=True)),
     }
@@ -217,15 +243,11 @@ def _warm_up(run: Run, config: AdaCoTConfig, pool: list[Item], labels: Labels) -
         run.task,
         run.openings,
         run.end_text,
-        Flags(none_share=1.0),
+        as_asked,
         most_tokens=config.rollouts.most_tokens,
     )
-    thinks = builder.thinking(
-        [item for item in chosen if labels[item]], run.sampler, config.seed, flags=False
-    )
-    answers = builder.direct(
-        [item for item in chosen if not labels[item]], run.sampler, config.seed, flags=False
-    )
+    thinks = builder.thinking([item for item in chosen if labels[item]], run.sampler, config.seed)
+    answers = builder.direct([item for item in chosen if not labels[item]], run.sampler, config.seed)
     rows = [Row(trajectory) for trajectory in (*thinks, *answers)]
     trainer = SupervisedTrainer(
         run.learner,
@@ -239,27 +261,44 @@ def _warm_up(run: Run, config: AdaCoTConfig, pool: list[Item], labels: Labels) -
     run.train(trainer, config.warm_up.steps, "warm-up", run.checkpoint("warm-up", WARM_UP_PARTS))
 
 
+def _thinking_format(config: TrainingConfig) -> ThinkingFormat:
+    """How a budget cuts this model's thoughts."""
+    by_format = {"qwen3": "qwen3", "r1": "deepseek-r1"}
+    family = family_named("thinkroute-fleet" if config.model.fleet else by_format[config.model.format])
+    return ThinkingFormat(family.open_text, family.close_text, family.stop_text)
+
+
 def run_fusion(run: Run, config: FusionConfig) -> dict[str, object]:
     """Examples of both modes, then fine-tuning; for the fleet the curve of budgets as well."""
     pool = run.task.pool(config.task.questions, config.task.seed, config.task.split)
     Random(f"{config.seed}/modes").shuffle(pool)  # noqa: S311 - reproducible data
-    cut = round(len(pool) * config.thinking_share)
+    thinking, cut = (round(len(pool) * share) for share in (config.thinking_share, config.cut_share))
     flags = Flags(config.no_flag_share, config.several_flags_share)
     builder = Fusion(
         run.task,
         run.openings,
         run.end_text,
-        flags,
+        flags.address,
         config.temperature,
         config.attempts,
         config.most_tokens,
         config.empty_block,
     )
     run.watcher.stage("sampling thoughts", 0)
-    thoughts = list(builder.thinking(pool[:cut], run.sampler, config.seed))
     levels = config.direct_levels
-    direct = [item for item in pool[cut:] if not levels or item.level in levels]
-    rows = [Row(each) for each in (*thoughts, *builder.direct(direct, run.sampler, config.seed))]
+    direct = [item for item in pool[thinking + cut :] if not levels or item.level in levels]
+    examples = [
+        *builder.thinking(pool[:thinking], run.sampler, config.seed),
+        *builder.cut(
+            pool[thinking : thinking + cut],
+            run.sampler,
+            config.seed,
+            _thinking_format(config),
+            config.cut_tokens,
+        ),
+        *builder.direct(direct, run.sampler, config.seed),
+    ]
+    rows = [Row(each) for each in examples]
     trainer = SupervisedTrainer(
         run.learner,
         rows,
@@ -269,15 +308,11 @@ def run_fusion(run: Run, config: FusionConfig) -> dict[str, object]:
         ),
         optimiser=_optimiser(config.optimiser, config.steps),
     )
-    if isinstance(run.learner, FleetLearner) and not shipped.MEMBERS[run.learner.name].switches:
-        flag_ids = [token for flag in (THINK, NO_THINK) for token in run.sampler.encode(f" {flag}")]
-        run.learner.introduce(flag_ids, config.seed)
+    _introduce_flags(run, config.seed)
     run.train(trainer, config.steps, "fusion")
     if not isinstance(run.task, FleetTask):
         return {}
-    family = family_named("thinkroute-fleet")
-    thinking = ThinkingFormat(family.open_text, family.close_text, family.stop_text)
     items = run.task.by_level(config.evaluate, seed=0)
-    points = budget_curve(items, run.sampler, run.task, thinking, BUDGETS)
+    points = budget_curve(items, run.sampler, run.task, _thinking_format(config), BUDGETS)
     accuracy, tokens = ([round(point[side], 4) for point in points] for side in (0, 1))
     return {"budgets": {"budget": BUDGETS, "accuracy": accuracy, "tokens": tokens}}

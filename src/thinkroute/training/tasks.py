@@ -33,11 +33,14 @@ class Item:
     family: str = ""
     direct: str = ""
     """A whole answer without thinking, where the data has one."""
+    system: str = ""
+    """A system message in front of the question."""
 
     @property
     def messages(self) -> list[dict[str, Any]]:
         """The question as a conversation."""
-        return [{"role": "user", "content": self.question}]
+        question = {"role": "user", "content": self.question}
+        return [{"role": "system", "content": self.system}, question] if self.system else [question]
 
 
 class Task(Protocol):

@@ -11,6 +11,9 @@ At convergence the policy is a threshold: with p_T and p_N the accuracies with a
 p_T + α1 > p_N where the label says think, and iff p_T − α2 > p_N where it says answer. `thinks_at_optimum` is that rule,
 and the tests' oracle.
 
+A share of the questions carries a system message that orders to always or never think (`Orders`). It overrules the
+label, and a response that disobeys is neither right nor well-formed.
+
 Deviations: learning rate, batch size and KL are not published, ours are in the configurations. Labels come from an audit
 (samples of both modes) instead of a judge model: think iff the audit shows that thinking helps by more than a margin.
 """
@@ -18,7 +21,7 @@ Deviations: learning rate, batch size and KL are not published, ours are in the 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 from thinkroute.programs.direct import direct
@@ -31,6 +34,10 @@ from thinkroute.types import Effort
 
 OPERATING_POINTS = ((0.1, 0.3), (0.2, 0.3), (0.3, 0.3), (0.3, 0.1))
 """The paper's experiments 1 – 4: (α1, α2)."""
+
+
+ALWAYS = "Think between <think> and </think> before every answer, whatever the question."
+NEVER = "Answer every question at once, and leave the block between <think> and </think> empty."
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +95,28 @@ def cells_at_optimum(
 
 
 @dataclass(frozen=True, slots=True)
+class Orders:
+    """System messages that leave the model no choice."""
+
+    always: str = ALWAYS
+    never: str = NEVER
+    share: float = 0.0
+    """Questions that carry one, either equally often."""
+
+    def given(self, items: Sequence[Item], seed: int) -> list[Item]:
+        """The questions, some with an order."""
+        rng = Random(f"{seed}/orders")  # noqa: S311 - reproducible data
+        return [
+            replace(item, system=rng.choice((self.always, self.never))) if rng.random() < self.share else item
+            for item in items
+        ]
+
+    def obeyed(self, item: Item, reasons: bool) -> bool:
+        """Whether a response did what the question's order says, if it has one."""
+        return item.system != (self.never if reasons else self.always)
+
+
+@dataclass(frozen=True, slots=True)
 class Labels:
     """Which questions deserve thinking, by audit: both modes sampled, the difference compared with a margin."""
 
@@ -96,8 +125,11 @@ class Labels:
     margin: float = 0.1
     flipped: float = 0.0
     """Share of labels that are wrong on purpose, as a judge's are."""
+    orders: Orders = Orders()
 
     def __getitem__(self, item: Item) -> bool:
+        if item.system:
+            return item.system == self.orders.always
         label = self.think[item].reward - self.direct[item].reward > self.margin
         return label != (Random(item.question).random() < self.flipped)  # noqa: S311 - the same flip every time
 
@@ -131,23 +163,28 @@ class AdaCoT:
 
     def rewards(self, item: Item, group: Group) -> Sequence[RewardTerms]:
         """Every trajectory on its own."""
-        return [
-            reward_terms(
-                right=self.task.grade(item, trajectory.text),
-                reasons=has_reasoning(trajectory.text),
-                label=self.labels[item],
-                well_formed=is_well_formed(trajectory.text),
-                penalties=self.penalties,
-            )
-            for trajectory in group
-        ]
+        return [self._terms(item, trajectory.text) for trajectory in group]
+
+    def _terms(self, item: Item, text: str) -> RewardTerms:
+        reasons = has_reasoning(text)
+        obeys = self.labels.orders.obeyed(item, reasons)
+        return reward_terms(
+            right=self.task.grade(item, text) * obeys,
+            reasons=reasons,
+            label=self.labels[item],
+            well_formed=is_well_formed(text) and obeys,
+            penalties=self.penalties,
+        )
 
     def excluded(self, trajectory: Trajectory) -> frozenset[int]:
         """The deciding token, where it is masked."""
         return frozenset({self.openings.decision}) if self.masks_decision else frozenset()
 
     def describe(self, item: Item, trajectory: Trajectory) -> Mapping[str, float]:
-        """How often it thinks, by level and by label."""
-        thinks = float(has_reasoning(trajectory.text))
+        """How often it thinks, by level and by label; how often it obeys."""
+        reasons = has_reasoning(trajectory.text)
+        if item.system:
+            return {"obeys": float(self.labels.orders.obeyed(item, reasons))}
+        thinks = float(reasons)
         label = "think" if self.labels[item] else "answer"
         return {f"thinks/level-{item.level}": thinks, f"thinks/label-{label}": thinks}

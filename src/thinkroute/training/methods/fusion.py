@@ -2,10 +2,12 @@
 
 Supervised fine-tuning of a thinking model on a mixture. *Thinking* samples are drawn from the model itself and kept only
 where they are right, which preserves how it reasons. *Non-thinking* samples come from the data, behind an empty block,
-so both modes share one format. Flags (`/think`, `/no_think`) in the user's turn choose; the last one wins. A share
-of thinking samples carries no flag, which makes thinking the default.
+so both modes share one format. Flags (`/think`, `/no_think`) in the user's turn or a system message choose; the last one
+wins. A share of thinking samples carries no flag, which makes thinking the default.
 
-The thinking budget is not trained: it is the `budgeted` program.
+The thinking budget is not trained: it is the `budgeted` program. `cut` is an extension that trains it, for models whose
+answer behind a thought cut short is worse than their answer without one: the program cuts some of the model's thoughts,
+and what follows its stop text is learned, the thought is not.
 
 Deviations: mixture, learning rate and steps are not published, ours are in the configurations. The fleet reads only the
 last user message and the last flag, so several flags stand in one message instead of several turns. Data that has no
@@ -14,19 +16,21 @@ written direct answers falls back to the model's own answers behind an empty blo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
+from thinkroute.programs.budgeted import budgeted
 from thinkroute.programs.direct import direct
-from thinkroute.programs.protocol import Call
+from thinkroute.programs.effects import Program
+from thinkroute.programs.protocol import Call, ThinkingFormat
 from thinkroute.training.rollout import Attempt, Opening, roll_out
 from thinkroute.training.samplers import Sampler
 from thinkroute.training.tasks import Item, Task
 from thinkroute.training.thinking import Openings
 from thinkroute.training.trajectory import Span, Trajectory
-from thinkroute.types import Effort
+from thinkroute.types import FORCED, Effort
 
 THINK, NO_THINK = "/think", "/no_think"
 _ITEMS_PER_ROUND = 256
@@ -42,6 +46,14 @@ class Flags:
     """Samples with two or three flags, of which the last one counts."""
     front_share: float = 0.2
     """Flags that stand before the question."""
+    system_share: float = 0.1
+    """Flags that stand in a system message, alone."""
+
+    def address(self, item: Item, thinks: bool, rng: Random) -> list[dict[str, Any]]:
+        """The question with flags."""
+        if rng.random() < self.system_share:
+            return replace(item, system=THINK if thinks else NO_THINK).messages
+        return replace(item, question=flagged(item.question, thinks, self, rng)).messages
 
 
 def flagged(question: str, thinks: bool, flags: Flags, rng: Random) -> str:
@@ -60,80 +72,124 @@ def flagged(question: str, thinks: bool, flags: Flags, rng: Random) -> str:
     return f"{question} {' '.join(words)}"
 
 
-def messages_of(question: str) -> list[dict[str, Any]]:
-    """One user turn."""
-    return [{"role": "user", "content": question}]
+Address = Callable[[Item, bool, Random], list[dict[str, Any]]]
+"""The conversation behind which an example is learned, given whether it thinks."""
+
+
+def as_asked(item: Item, thinks: bool, rng: Random) -> list[dict[str, Any]]:
+    """The question as it stands."""
+    return item.messages
 
 
 @dataclass(frozen=True, slots=True)
 class Fusion:
-    """The data builder."""
+    """The data builder. Responses are sampled from the bare question and learned behind another conversation."""
 
     task: Task
     openings: Openings
     end_text: str
     """What ends a turn in the model's format."""
-    flags: Flags = Flags()
+    address: Address = Flags().address
     temperature: float = 0.6
     attempts: int = 2
     """Responses drawn per question for rejection sampling."""
     most_tokens: int | None = None
-    """Cap of a sampled response; one that is cut is not right, and is left out."""
+    """Cap of a sampled response; one that is cut by it is not right, and is left out."""
     empty_block: bool = True
     """Off only for the ablation: non-thinking samples then hold the bare answer."""
 
-    def thinking(
-        self, items: Sequence[Item], sampler: Sampler, seed: int, *, flags: bool = True
-    ) -> Iterator[Trajectory]:
-        """Right thoughts of the model itself, at most one per question, re-addressed to a flagged prompt."""
-        yield from self._sampled(items, sampler, seed, thinks=True, flags=flags)
+    def thinking(self, items: Sequence[Item], sampler: Sampler, seed: int) -> Iterator[Trajectory]:
+        """Right thoughts of the model itself, at most one per question, re-addressed."""
+        yield from self._own(items, sampler, seed, thinks=True)
 
-    def direct(
-        self, items: Sequence[Item], sampler: Sampler, seed: int, *, flags: bool = True
-    ) -> Iterator[Trajectory]:
+    def direct(self, items: Sequence[Item], sampler: Sampler, seed: int) -> Iterator[Trajectory]:
         """Answers without thinking: written ones, or the model's own where the data has none."""
-        written = [item for item in items if item.direct]
         rng = Random(f"{seed}/direct")  # noqa: S311 - reproducible data
-        for item in written:
-            block = self.openings.empty_block if self.empty_block else ""
-            ids = tuple(sampler.encode(f"{block}{item.direct}{self.end_text}"))
-            text = f"{block}{item.direct}"
-            question = flagged(item.question, False, self.flags, rng) if flags else item.question
-            yield Trajectory(self._prompt(question, sampler), (Span(ids, sampler.model),), text)
-        rest = [item for item in items if not item.direct]
-        yield from self._sampled(rest, sampler, seed, thinks=False, flags=flags)
+        for item in items:
+            if item.direct:
+                block = self.openings.empty_block if self.empty_block else ""
+                ids = tuple(sampler.encode(f"{block}{item.direct}{self.end_text}"))
+                span = Span(ids, sampler.model)
+                yield Trajectory(self._prompt(item, False, sampler, rng), (span,), f"{block}{item.direct}")
+        yield from self._own([item for item in items if not item.direct], sampler, seed, thinks=False)
 
-    def _prompt(self, question: str, sampler: Sampler) -> tuple[int, ...]:
-        return tuple(sampler.prompt_ids(Call(sampler.model, messages_of(question))))
+    def cut(
+        self,
+        items: Sequence[Item],
+        sampler: Sampler,
+        seed: int,
+        thinking: ThinkingFormat,
+        budgets: tuple[int, int],
+    ) -> Iterator[Trajectory]:
+        """Answers behind thoughts that a budget cut: written ones, or the model's own where they are right.
 
-    def _sampled(
-        self, items: Sequence[Item], sampler: Sampler, seed: int, *, thinks: bool, flags: bool
+        Args:
+            items: The questions.
+            sampler: The model.
+            seed: Of budgets, samples and flags.
+            thinking: What the program writes where it cuts.
+            budgets: Least and most tokens of a thought.
+        """
+        rng = Random(f"{seed}/cut")  # noqa: S311 - reproducible data
+
+        def program() -> Program:
+            effort = Effort("on", rng.randint(*budgets))
+            return budgeted(sampler.model, effort, self.most_tokens, thinking, 0)
+
+        for item, (response,) in self._sampled(items, sampler, rng, program, None, 1):
+            if not any(span.owner == FORCED for span in response.spans):
+                continue  # the thought ended before the budget did
+            *before, answer = response.spans
+            if item.direct:
+                answer = Span(tuple(sampler.encode(f"{item.direct}{self.end_text}")), sampler.model)
+            elif self.task.grade(item, response.text) < 1.0:
+                continue
+            prompt_ids = self._prompt(item, True, sampler, rng)
+            spans = (*(replace(span, train=False) for span in before), answer)
+            yield replace(response, prompt_ids=prompt_ids, spans=spans)
+
+    def _prompt(self, item: Item, thinks: bool, sampler: Sampler, rng: Random) -> tuple[int, ...]:
+        return tuple(sampler.prompt_ids(Call(sampler.model, self.address(item, thinks, rng))))
+
+    def _own(
+        self, items: Sequence[Item], sampler: Sampler, seed: int, *, thinks: bool
     ) -> Iterator[Trajectory]:
         text = self.openings.think if thinks else self.openings.no_think
         opening = Opening(text, (None,) * len(sampler.encode(text)))
         rng = Random(f"{seed}/sampled/{thinks}")  # noqa: S311 - reproducible data
+
+        def program() -> Program:
+            return direct(sampler.model, Effort("default"), self.most_tokens)
+
+        for item, drawn in self._sampled(items, sampler, rng, program, opening, self.attempts):
+            right = [each for each in drawn if self.task.grade(item, each.text) == 1.0]
+            if right:
+                # Re-addressed, the whole response is the learner's.
+                spans = tuple(replace(span, owner=sampler.model, logprobs=None) for span in right[0].spans)
+                yield replace(right[0], prompt_ids=self._prompt(item, thinks, sampler, rng), spans=spans)
+
+    def _sampled(
+        self,
+        items: Sequence[Item],
+        sampler: Sampler,
+        rng: Random,
+        program: Callable[[], Program],
+        opening: Opening | None,
+        attempts: int,
+    ) -> Iterator[tuple[Item, list[Trajectory]]]:
+        """Every question with its responses."""
         for start in range(0, len(items), _ITEMS_PER_ROUND):
             chosen = items[start : start + _ITEMS_PER_ROUND]
-            attempts = [
+            made = [
                 Attempt(
-                    item.messages,
-                    direct(sampler.model, Effort("default"), self.most_tokens),
+                    replace(item, system="").messages,
+                    program(),
                     opening,
                     {"temperature": self.temperature, "seed": rng.getrandbits(40)},
                 )
                 for item in chosen
-                for _ in range(self.attempts)
+                for _ in range(attempts)
             ]
-            responses = roll_out(attempts, sampler)
+            responses = roll_out(made, sampler)
             for place, item in enumerate(chosen):
-                drawn = responses[place * self.attempts : (place + 1) * self.attempts]
-                right = [each for each in drawn if self.task.grade(item, each.text) == 1.0]
-                if right:
-                    question = flagged(item.question, thinks, self.flags, rng) if flags else item.question
-                    yield _readdressed(right[0], self._prompt(question, sampler), sampler.model)
-
-
-def _readdressed(trajectory: Trajectory, prompt_ids: tuple[int, ...], learner: str) -> Trajectory:
-    """The same response, wholly the learner's, to another prompt."""
-    spans = tuple(replace(span, owner=learner, logprobs=None) for span in trajectory.spans)
-    return replace(trajectory, prompt_ids=prompt_ids, spans=spans)
+                yield item, responses[place * attempts : (place + 1) * attempts]

@@ -1,0 +1,242 @@
+"""What the methods promise on the fleet, and how a campaign's reports are judged.
+
+Bounds are fixed here, before anything is run: a promise about a tolerance is judged by the worse end of the paired 95 %
+interval, one about a size by the mean over seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import correlation, fmean
+from typing import Any
+
+from thinkroute.training.methods.fusion import NO_THINK, THINK
+
+EASY, UNIFORM = "easy_heavy", "uniform"
+MASKED, UNMASKED = "hard only, decision masked", "hard only, decision not masked"
+"""The ablation of selective loss masking: the paper's mathematical stage with a judge that errs in a quarter."""
+
+
+FORMULA = "delta=0.15, the paper's formula"
+"""AdaptThink's ratio as its paper writes it, token by token."""
+
+FUSION, CUT = "fusion", "fusion, cut thoughts"
+"""As published; and learning to answer behind thoughts that a budget cut."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One promise and whether it was kept."""
+
+    promise: str
+    measured: float
+    bound: str
+    met: bool
+
+
+Report = Mapping[str, Any]
+Reports = Mapping[str, Mapping[int, Report]]
+"""Label → seed → report."""
+
+
+def at_least(promise: str, measured: float, bound: float) -> Verdict:
+    """A lower bound."""
+    return Verdict(promise, round(measured, 4), f">= {bound}", measured >= bound)
+
+
+def at_most(promise: str, measured: float, bound: float) -> Verdict:
+    """An upper bound."""
+    return Verdict(promise, round(measured, 4), f"<= {bound}", measured <= bound)
+
+
+def _mean(reports: Mapping[int, Report], read: Callable[[Report], float]) -> float:
+    return fmean(read(report) for report in reports.values())
+
+
+JUDGED = ("delta=0.15", 0.3)
+"""δ, and the threshold that the judged arm, `adaptive=0.3`, puts on the model's own decision. The paper's δ is run beside it."""
+
+
+def _on_dial(report: Report) -> Mapping[str, Any]:
+    return next(point for point in report["dial"] if point["threshold"] == JUDGED[1])
+
+
+def judge_adaptthink(reports: Reports) -> list[Verdict]:
+    """Half the length at no more than a point of accuracy, skipping thought where it is easy."""
+    label, threshold = JUDGED
+    arm = f"{label}, threshold {threshold}"
+    main = reports[label]
+    shares = [
+        fmean(values)
+        for values in zip(*(_on_dial(r)["by_level"]["direct"].values() for r in main.values()), strict=True)
+    ]
+    worst_rise = max(after - before for before, after in pairwise(shares))
+    lengths = [
+        _mean(reports[each], lambda r: r["against_thinking"][EASY]["length_share"])
+        for each in sorted(each for each in reports if each.removeprefix("delta=").replace(".", "").isdigit())
+    ]
+    worst_order = max(after - before for before, after in pairwise(lengths))
+
+    def kept(report: Report, name: str) -> tuple[float, float]:
+        return _on_dial(report)[EASY][name], report["before"]["think"][EASY][name]
+
+    return [
+        at_most(
+            f"length, easy-heavy mix, as a share of thinking's, {arm}",
+            _mean(main, lambda r: kept(r, "tokens")[0] / kept(r, "tokens")[1]),
+            0.5,
+        ),
+        at_least(
+            f"accuracy gain over thinking, easy-heavy mix, {arm}",
+            _mean(main, lambda r: kept(r, "accuracy")[0] - kept(r, "accuracy")[1]),
+            -0.01,
+        ),
+        at_least(f"answers at once at level 1, {arm}", shares[0], 0.9),
+        at_most(f"answers at once at level 5, {arm}", shares[-1], 0.1),
+        at_most("largest rise of that share from level to level", worst_rise, 0.0),
+        at_most("largest rise of length as delta grows, no threshold", worst_order, 0.0),
+        *judge_formula(reports),
+    ]
+
+
+def judge_formula(reports: Reports) -> list[Verdict]:
+    """The clip of the paper's formula keeps the decision from ever passing ½(1 + ε), whatever the question."""
+    if FORMULA not in reports:
+        return []
+    highest = _mean(reports[FORMULA], lambda r: max(r["after"]["free"]["by_level"]["p_direct"].values()))
+    return [at_most(f"largest mean probability of answering at once at any level, {FORMULA}", highest, 0.65)]
+
+
+def _above_mix(report: Report) -> float:
+    """Accuracy above the line between always answering at once and always thinking, at equal tokens, uniform levels."""
+    after = report["after"]
+    point, low, high = (after[mode][UNIFORM] for mode in ("free", "direct", "think"))
+    share = (point["tokens"] - low["tokens"]) / (high["tokens"] - low["tokens"])
+    return point["accuracy"] - (low["accuracy"] + share * (high["accuracy"] - low["accuracy"]))
+
+
+def judge_adacot(reports: Reports) -> list[Verdict]:
+    """Trigger rates at the oracle threshold of each operating point, on or above the mix of always and never."""
+    verdicts = judge_masking(reports)
+    for label, runs in reports.items():
+        if label in (MASKED, UNMASKED):
+            continue
+        off = _mean(runs, lambda r: abs(r["oracle"]["rate"] - r["oracle"]["thinks"]))
+        verdicts.append(at_most(f"distance of the thinking rate to the oracle's, {label}", off, 0.05))
+        by_cell = _mean(runs, lambda r: abs(r["oracle"]["rate_by_cell"] - r["oracle"]["thinks"]))
+        verdicts.append(
+            at_most(f"distance to the rule on what family and level tell, {label}", by_cell, 0.05)
+        )
+        verdicts.append(
+            at_least(f"accuracy above the mix at equal tokens, {label}", _mean(runs, _above_mix), 0.0)
+        )
+        for order, wanted in (("always", 0.0), ("never", 1.0)):
+            disobeyed = _mean(runs, lambda r: abs(wanted - r["after"][order][UNIFORM]["direct_share"]))  # noqa: B023 - called at once
+            verdicts.append(at_least(f"obeys the order to {order} think, {label}", 1 - disobeyed, 0.99))
+    return verdicts
+
+
+def judge_masking(reports: Reports) -> list[Verdict]:
+    """Reinforced on hard questions alone, the decision stays where it was if it is masked, and collapses if it is not."""
+    verdicts: list[Verdict] = []
+    if MASKED in reports:
+        moved = _mean(reports[MASKED], lambda r: abs(r["oracle"]["thinks"] - r["oracle"]["warmed_up_thinks"]))
+        verdicts.append(at_most(f"distance of the thinking rate to the warm-up's, {MASKED}", moved, 0.05))
+        better = _mean(
+            reports[MASKED], lambda r: r["oracle"]["right_hard"] - r["oracle"]["warmed_up_right_hard"]
+        )
+        verdicts.append(
+            at_least(f"accuracy on the reinforced levels, gain over the warm-up, {MASKED}", better, 0.0)
+        )
+    if UNMASKED in reports:
+        thinks = _mean(reports[UNMASKED], lambda r: r["oracle"]["thinks"])
+        verdicts.append(at_least(f"thinking rate over all levels, {UNMASKED}", thinks, 0.95))
+    return verdicts
+
+
+def judge_external(comparisons: Reports, mix: str) -> list[Verdict]:
+    """Better than routing the initial model from outside, at equal tokens: the lower end of every paired interval."""
+    rivals = (("random_mix", "a random mix"), ("best_router", "the best router on text alone"))
+    return [
+        at_least(
+            f"accuracy gain over {words} at equal tokens, lower end of the interval, {label}",
+            _mean(runs, lambda r: r[mix][f"gain_over_{rival}"][1]),  # noqa: B023 - called at once
+            0.0,
+        )
+        for label, runs in comparisons.items()
+        for rival, words in rivals
+    ]
+
+
+def judge_fusion(reports: Reports) -> list[Verdict]:
+    """Obedience, nothing forgotten, both modes equally good where it is easy, and more budget never worse."""
+    return [verdict for label, runs in reports.items() for verdict in _judge_fused(label, runs)]
+
+
+def _judge_fused(label: str, runs: Mapping[int, Report]) -> list[Verdict]:
+    def share(mode: str) -> float:
+        return _mean(runs, lambda r: r["after"][mode][UNIFORM]["direct_share"])
+
+    def accuracy(report: Report, mode: str, level: str) -> float:
+        return report["after"][mode]["by_level"]["correct"][level]
+
+    kept = _mean(
+        runs, lambda r: r["after"][THINK][UNIFORM]["accuracy"] - r["before"]["think"][UNIFORM]["accuracy"]
+    )
+    easy = _mean(runs, lambda r: abs(accuracy(r, NO_THINK, "1") - accuracy(r, THINK, "1")))
+    hard = _mean(runs, lambda r: accuracy(r, THINK, "5") - accuracy(r, NO_THINK, "5"))
+    curve = [fmean(values) for values in zip(*(r["budgets"]["accuracy"] for r in runs.values()), strict=True)]
+    gains = [after - before for before, after in pairwise(curve)]
+    ranks = correlation(range(len(curve)), [sorted(curve).index(value) for value in curve])
+    return [
+        at_least(f"answers at once when told {NO_THINK}, {label}", share(NO_THINK), 0.99),
+        at_least(f"thinks when told {THINK}, {label}", 1 - share(THINK), 0.99),
+        at_least(f"thinks when told nothing, {label}", 1 - share("free"), 0.99),
+        at_least(f"thinking accuracy, gain over the model before, {label}", kept, -0.01),
+        at_most(f"level 1, distance of both modes, {label}", easy, 0.02),
+        at_least(f"level 5, thinking above not thinking, {label}", hard, 0.2),
+        at_least(f"budget curve: rank correlation of budget and accuracy, {label}", ranks, 0.9),
+        at_least(f"budget curve: least gain from budget to budget, {label}", min(gains), -0.01),
+    ]
+
+
+def _line(report: Report, policy: str) -> Mapping[str, float]:
+    """One policy of a relay's report."""
+    return next(line for line in report["policies"] if line["policy"] == policy)
+
+
+def judge_relay(reports: Reports) -> list[Verdict]:
+    """Most of the gap for few teacher tokens, spent where the student does not know; above every baseline."""
+    main = reports["relay"]
+
+    def mean(policy: str, name: str) -> float:
+        return _mean(main, lambda r: _line(r, policy)[name])
+
+    def above(policy: str) -> Verdict:
+        gain = _mean(main, lambda r: _line(r, "relay")["accuracy"] - _line(r, policy)["accuracy"])
+        return at_least(f"accuracy above {policy}", gain, 0.05)
+
+    verdicts = [
+        at_least("part of the gap from student to teacher", mean("relay", "gap_recovered"), 0.7),
+        at_most("teacher's share of the tokens", mean("relay", "teacher_share"), 0.03),
+        *map(above, ("random tokens", "random tokens, 4 times the share", "random queries", "cascade")),
+        at_least(
+            "unknown operators whose result the teacher wrote",
+            _mean(main, lambda r: r["where"]["unknown_steps_by_teacher"]),
+            0.8,
+        ),
+        at_most(
+            "questions without unknown operators that call",
+            _mean(main, lambda r: r["where"]["easy_questions_that_call"]),
+            0.05,
+        ),
+    ]
+    for router in next(iter(main.values())).get("token_routers", ()):
+        gain = mean("relay", "gap_recovered") - router["gap_recovered"]
+        verdicts.append(at_least(f"part of the gap above {router['policy']}", gain, 0.0))
+    if plain := reports.get("plain GRPO"):
+        alone = _mean(plain, lambda r: _line(r, "plain GRPO")["accuracy"])
+        verdicts.append(at_least("accuracy above plain GRPO", mean("relay", "accuracy") - alone, 0.05))
+    return verdicts
