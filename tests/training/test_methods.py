@@ -202,9 +202,9 @@ def test_without_written_answers_the_model_s_own_are_kept_where_they_are_right(
 
 def test_an_order_overrules_the_label_and_disobeying_it_is_never_worth_it(sampler: EmbeddedSampler) -> None:
     table = empty_table()
-    orders = Orders("/think", "/no_think", 0.5)
-    asked = orders.given(TASK.pool(200, 0), 1)
-    assert asked == orders.given(TASK.pool(200, 0), 1)
+    orders = Orders("/think", "/no_think")
+    asked = orders.given(TASK.pool(200, 0), 0.5, 1)
+    assert asked == orders.given(TASK.pool(200, 0), 0.5, 1)
     counts = Counter(item.system for item in asked)
     assert 30 < counts["/think"] < 70
     assert 30 < counts["/no_think"] < 70
@@ -269,7 +269,7 @@ SMOKE: Mapping[str, Mapping[str, object]] = {
         "delta": 0.5,
         "rollouts.group": 8,
     },
-    "adacot": {"reference.samples": 2, "steps": 2, "warm_up.steps": 12},
+    "adacot": {"reference.samples": 2, "steps": 2, "warm_up.steps": 12, "orders.warm_up_questions": 20},
     "fusion": {"steps": 25, "optimiser.schedule": "constant"},
 }
 

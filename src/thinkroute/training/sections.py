@@ -188,7 +188,12 @@ class PenaltySection(Section):
 class OrderSection(Section):
     """AdaCoT's system messages that order to always or never think."""
 
-    share: Share = Field(default=0.0, description="Questions that carry one, in warm-up and reinforcement.")
+    share: Share = Field(
+        default=0.0, description="Of reinforcement's questions; 0: none anywhere, not in the warm-up either."
+    )
+    warm_up_questions: Count = Field(
+        default=1000, description="More questions for the warm-up, all with an order; they need no label."
+    )
     always: Annotated[str, Field(min_length=1)] = ALWAYS
     never: Annotated[str, Field(min_length=1)] = NEVER
 

@@ -124,7 +124,7 @@ def audit(run: Run, config: AdaCoTConfig, pool: list[Item], name: str) -> Labels
     direct = run.reference(f"{name}-direct", run.openings.no_think, config.reference)
     run.fill(think, pool, "thinking")
     run.fill(direct, pool, "direct")
-    orders = Orders(**config.orders.model_dump())
+    orders = Orders(config.orders.always, config.orders.never)
     return Labels(think, direct, config.label_margin, config.flipped_labels, orders)
 
 
@@ -144,11 +144,11 @@ def run_adacot(run: Run, config: AdaCoTConfig) -> dict[str, object]:
     if isinstance(run.task, FleetTask):
         held_out = run.task.by_level(config.evaluate, seed=1)
     held_out_labels = audit(run, config, held_out, "held-out")
-    pool = labels.orders.given(pool, config.seed)
-    if labels.orders.share:
+    if config.orders.share:
         _introduce_flags(run, config.seed)
     if config.warm_up.steps:
         _warm_up(run, config, pool, labels)
+    pool = labels.orders.given(pool, config.orders.share, config.seed)
     warmed = _decisions(run, config, held_out)
     hard = [item for item in pool if item.level in config.reinforced_levels]
     if config.reinforced_levels and not hard:
@@ -239,6 +239,9 @@ def _sampling(section: ReferenceSection) -> Sampling:
 def _warm_up(run: Run, config: AdaCoTConfig, pool: list[Item], labels: Labels) -> None:
     """Imitate right responses in the mode that the label asks for."""
     chosen = pool[: config.warm_up.questions]
+    if config.orders.share:
+        drawn = run.task.pool(config.orders.warm_up_questions, config.task.seed + 1, config.task.split)
+        chosen = [*chosen, *labels.orders.given(drawn, 1.0, config.seed)]
     builder = Fusion(
         run.task,
         run.openings,

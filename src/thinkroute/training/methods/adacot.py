@@ -100,14 +100,12 @@ class Orders:
 
     always: str = ALWAYS
     never: str = NEVER
-    share: float = 0.0
-    """Questions that carry one, either equally often."""
 
-    def given(self, items: Sequence[Item], seed: int) -> list[Item]:
-        """The questions, some with an order."""
+    def given(self, items: Sequence[Item], share: float, seed: int) -> list[Item]:
+        """The questions, a share of them with an order, either equally often."""
         rng = Random(f"{seed}/orders")  # noqa: S311 - reproducible data
         return [
-            replace(item, system=rng.choice((self.always, self.never))) if rng.random() < self.share else item
+            replace(item, system=rng.choice((self.always, self.never))) if rng.random() < share else item
             for item in items
         ]
 
