@@ -11,10 +11,13 @@ from thinkroute.training import settings
 from thinkroute.training.assemble import Run
 from thinkroute.training.gates import CAMPAIGNS
 from thinkroute.training.promises import (
+    CUT,
     FORMULA,
+    JUDGED,
     MASKED,
     UNMASKED,
     Reports,
+    judge_adaptthink,
     judge_external,
     judge_formula,
     judge_fusion,
@@ -46,10 +49,51 @@ def test_masking_keeps_the_decision_while_accuracy_rises_and_its_absence_collaps
     assert [verdict.met for verdict in judge_masking(masking(masked, unmasked, right))] == met
 
 
-@pytest.mark.parametrize(("highest", "met"), [(0.61, True), (0.9, False)])
-def test_the_formula_s_plateau_is_judged_where_the_model_is_surest(highest: float, met: bool) -> None:
-    after = {"free": {"by_level": {"p_direct": {"1": highest, "5": 0.1}}}}
-    assert [verdict.met for verdict in judge_formula({FORMULA: {0: {"after": after}}})] == [met]
+@pytest.mark.parametrize(
+    ("formula", "code", "met"),
+    [
+        (0.6, 0.99, [True, True, True]),
+        (0.0, 0.99, [False, True, True]),
+        (0.9, 0.99, [True, False, True]),
+        (0.6, 0.5, [True, True, False]),
+    ],
+)
+def test_the_formula_s_plateau_needs_a_decision_that_moves_and_one_that_moves_on(
+    formula: float, code: float, met: list[bool]
+) -> None:
+    """A run that learned nothing demonstrates nothing."""
+
+    def run(at_level_1: float) -> dict[int, Any]:
+        return {0: {"after": {"free": {"by_level": {"p_direct": {"1": at_level_1, "5": 0.1}}}}}}
+
+    reports = {FORMULA: run(formula), JUDGED[0]: run(code)}
+    assert [verdict.met for verdict in judge_formula(reports)] == met
+
+
+def test_adaptthink_s_point_of_accuracy_is_judged_by_the_worse_end_of_the_interval() -> None:
+    level = {str(number): value for number, value in enumerate((1.0, 1.0, 0.3, 0.0, 0.0), 1)}
+    report = {
+        "dial": [{"threshold": JUDGED[1], "by_level": {"direct": level}}],
+        "against_thinking": {"easy_heavy": {"length_share": 0.49}},
+    }
+    for worse_end, met in ((-0.009, True), (-0.011, False)):
+        arm = {"length_share": 0.48, "gain_over_thinking": [-0.005, worse_end, 0.001]}
+        compared = {JUDGED[0]: {0: {"dial": {"threshold": JUDGED[1], "easy_heavy": arm}}}}
+        length, accuracy, *_ = judge_adaptthink({JUDGED[0]: {0: report}}, compared)
+        assert length.met
+        assert accuracy.met is met
+
+
+def test_the_variants_of_a_campaign_differ_in_what_their_labels_say() -> None:
+    for method, label, name, value in (
+        ("fusion", CUT, "cut_share", 0.5),
+        ("adaptthink", FORMULA, "ratio", "token"),
+        ("adacot", MASKED, "masks_decision", True),
+        ("adacot", UNMASKED, "masks_decision", False),
+    ):
+        [variant, *_] = [each for each in CAMPAIGNS[method].variants if each.label == label]
+        config = settings.load(CAMPAIGNS[method].config, method, variant.overrides)
+        assert getattr(config, name) == value
 
 
 def fused(accuracy: list[float]) -> Reports:
@@ -76,7 +120,7 @@ def fused(accuracy: list[float]) -> Reports:
 def test_a_budget_curve_is_judged_by_ranks_and_by_its_worst_fall(
     curve: list[float], ranked: bool, never_falls: bool
 ) -> None:
-    *_, ranks, fall = judge_fusion(fused(curve))
+    *_, ranks, fall = judge_fusion(fused(curve), {})
     assert (ranks.met, fall.met) == (ranked, never_falls)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
@@ -72,11 +73,47 @@ def test_the_papers_hyper_parameters_are_the_shipped_ones() -> None:
         ({"delt": 1}, "delt: unknown key; did you mean delta"),
         ({"rollouts.group": 0}, r"rollouts\.group"),
         ({"model.path": "x"}, "exactly one"),
+        ({"task.level_shares": [0, 0, 0, 0, 0]}, "level_shares: one level"),
+        ({"task.level_shares": [1, -1, 0, 0, 0]}, r"level_shares\.1"),
+        ({"optimiser.betas": [2, 3]}, r"betas\.0"),
+        ({"task.grader": "exact"}, "`grader` is about `file`, which is not set"),
+        ({"task.file": "q.jsonl", "task.families": ["story"]}, "`families` is of the fleet's tasks"),
+        ({"forced": False}, "thinking: free says"),
+        ({"model": {"path": "x"}, "rollouts.most_tokens": None}, "how long a checkpoint's responses may get"),
     ],
 )
 def test_a_wrong_value_is_named(overrides: Mapping[str, object], message: str) -> None:
     with pytest.raises(settings.ConfigError, match=message):
         settings.load("adaptthink-fleet", "adaptthink", overrides)
+
+
+@pytest.mark.parametrize(
+    ("method", "overrides", "message"),
+    [
+        ("adacot", {"reinforced_levels": [9]}, r"reinforced_levels\.0"),
+        ("adacot", {"reinforced_levels": [1], "task.level_shares": [0, 1, 1, 1, 1]}, "has none of"),
+        ("adacot", {"orders.always": "Think!"}, "members read only /think"),
+        ("fusion", {"cut_tokens": [1, 9]}, "does nothing without cut_share"),
+        ("fusion", {"cut_share": 0.2, "cut_tokens": [9, 1]}, "least before most"),
+        ("fusion", {"cut_share": 0.7}, "add up to at most 1"),
+        ("fusion", {"cut_share": 0.2, "most_tokens": 90}, "below most_tokens"),
+    ],
+)
+def test_settings_that_cannot_work_together_are_refused(
+    method: str, overrides: Mapping[str, object], message: str
+) -> None:
+    with pytest.raises(settings.ConfigError, match=message):
+        settings.load(f"{method}-fleet", method, overrides)
+
+
+def test_questions_to_measure_on_may_come_from_a_file_of_their_own(tmp_path: Path) -> None:
+    rows = [json.dumps({"question": str(number), "answer": "1"}) + "\n" for number in range(20)]
+    (tmp_path / "train.jsonl").write_text("".join(rows))
+    (tmp_path / "eval.jsonl").write_text("".join(rows[:3]))
+    split = FileTask(tmp_path / "train.jsonl", GRADERS["number"])
+    own = FileTask(tmp_path / "train.jsonl", GRADERS["number"], tmp_path / "eval.jsonl")
+    assert [len(split.pool(99, 0, name)) for name in ("train", "filter", "eval")] == [16, 2, 2]
+    assert [len(own.pool(99, 0, name)) for name in ("train", "filter", "eval")] == [18, 2, 3]
 
 
 def test_adaptthink_forces_half_of_a_group_each_way_with_log_one_half(sampler: EmbeddedSampler) -> None:
@@ -188,7 +225,10 @@ def test_behind_a_thought_that_a_budget_cut_only_the_answer_is_learned(sampler: 
         trained = each.trained("base")
         assert not any(trained[: -len(answer.ids)])
         assert all(trained[-len(answer.ids) :])
+        assert each.text.endswith(f"</think>\n\n{item.direct}")
     assert not list(builder.cut(items, sampler, 0, THINKING, (400, 400))), "nothing was cut"
+    capped = Fusion(TASK, QWEN3, "<|im_end|>", most_tokens=8)
+    assert not list(capped.cut(items, sampler, 0, THINKING, (8, 12))), "the cap left no room for an answer"
 
 
 def test_without_written_answers_the_model_s_own_are_kept_where_they_are_right(
@@ -300,8 +340,6 @@ def test_a_smoke_run_learns_and_leaves_a_whole_folder(method: str, tmp_path: Pat
 
 def test_any_hugging_face_model_trains_through_the_same_core(tmp_path: Path) -> None:
     """The fleet's base as Transformers loads it, trained and sampled by Transformers alone."""
-    import json
-
     questions = tmp_path / "questions.jsonl"
     items = FleetTask(("relations",)).pool(40, 0)
     questions.write_text(

@@ -24,13 +24,13 @@ from thinkroute.training.advantages import group_advantages
 from thinkroute.training.assemble import Watcher, execute
 from thinkroute.training.batch import Row, collate
 from thinkroute.training.forward import score
-from thinkroute.training.gates import judge_relay
 from thinkroute.training.learner import FleetLearner
 from thinkroute.training.methods.relay import Outcome, Relay, RelayReward, grade, reward_terms
 from thinkroute.training.methods.relay_judge import BatchBench, places, steps_of, without_calls
 from thinkroute.training.methods.relay_run import TEACHER, GradedAsRelay, Voice, limits_of
 from thinkroute.training.methods.relay_warmup import PAPER_LENGTHS, Insertion, WarmUp, planned, with_commands
 from thinkroute.training.methods.token_router import Pair, RouterName, answer_all, fit
+from thinkroute.training.promises import judge_relay
 from thinkroute.training.reference import ReferenceTable, Sampling
 from thinkroute.training.relay_plot import draw_relay
 from thinkroute.training.rollout import Attempt, roll_out
@@ -549,8 +549,8 @@ def test_the_gates_hold_a_relay_to_gap_share_baselines_and_places(tmp_path: Path
         "config": {"calls": False},
         "policies": [{**good["policies"][0], "policy": "plain GRPO"}],
     }
-    assert all(verdict.met for verdict in judge_relay({"relay": {0: good}, "plain GRPO": {0: plain}}))
-    missed = {verdict.promise for verdict in judge_relay({"relay": {0: bad}}) if not verdict.met}
+    assert all(verdict.met for verdict in judge_relay({"relay": {0: good}, "plain GRPO": {0: plain}}, {}))
+    missed = {verdict.promise for verdict in judge_relay({"relay": {0: bad}}, {}) if not verdict.met}
     assert missed == {
         "part of the gap from student to teacher",
         "teacher's share of the tokens",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,8 @@ import torch
 from thinkroute.fleet import shipped
 from thinkroute.programs.protocol import ThinkingFormat
 from thinkroute.programs.relay import RelayLimits
+from thinkroute.training import settings
+from thinkroute.training.assemble import Watcher, execute
 from thinkroute.training.batch import Row
 from thinkroute.training.learner import FleetLearner, fingerprint
 from thinkroute.training.losses import PolicyOptions
@@ -22,7 +26,7 @@ from thinkroute.training.policy import PolicyTrainer, RolloutOptions
 from thinkroute.training.reference import ReferenceTable, Sampling
 from thinkroute.training.samplers import EmbeddedSampler
 from thinkroute.training.supervised import SupervisedOptions, SupervisedTrainer
-from thinkroute.training.tasks import FleetTask
+from thinkroute.training.tasks import FleetTask, Item
 from thinkroute.training.thinking import QWEN3
 from thinkroute.training.trajectory import Span, Trajectory
 from thinkroute.types import Arm, Effort
@@ -149,6 +153,37 @@ def test_reference_statistics_are_reused_for_the_same_weights_only(tmp_path: Pat
     other = ReferenceTable(path, model="other", opening=QWEN3.think, sampling=Sampling(2))
     other.fill(pool, sampler, TASK, lambda done, total: asked.append(total))
     assert asked == [4]
+
+
+def test_reference_statistics_are_not_reused_for_other_grades(tmp_path: Path) -> None:
+    sampler = EmbeddedSampler("base", DIRECTORY, seats=32)
+    pool, path = TASK.pool(4, 0), tmp_path / "table.json"
+
+    def asked(items: Sequence[Item], grader: str) -> int:
+        totals: list[int] = []
+        table = ReferenceTable(path, model="base", opening=QWEN3.think, sampling=Sampling(1), grader=grader)
+        table.fill(items, sampler, TASK, lambda done, total: totals.append(total))
+        return sum(totals)
+
+    assert asked(pool, "number") == 4
+    assert asked(pool, "number") == 0
+    assert asked([replace(item, reference="0") for item in pool], "number") == 4
+    assert asked(pool, "exact") == 4
+
+
+def test_an_interrupted_run_leaves_no_report_of_an_earlier_one(tmp_path: Path) -> None:
+    """Whoever reads a folder must not take what another configuration achieved for this one's."""
+    for name in ("report.json", "external.json"):
+        (tmp_path / name).write_text("{}")
+
+    def interrupt(name: str, steps: int) -> None:
+        raise KeyboardInterrupt
+
+    config = settings.load("adaptthink-fleet", "adaptthink")
+    with pytest.raises(KeyboardInterrupt):
+        execute(config, tmp_path, Watcher(stage=interrupt))
+    assert (tmp_path / "config.json").exists()
+    assert not any((tmp_path / name).exists() for name in ("report.json", "external.json"))
 
 
 def test_reference_samples_drawn_before_an_interruption_are_kept(tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import torch
@@ -20,8 +21,8 @@ from thinkroute.evaluation.graders import GRADERS
 from thinkroute.fleet import shipped
 from thinkroute.training.assemble_sampler import checkpoint_sampler
 from thinkroute.training.learner import FleetLearner, HuggingFaceLearner, Learner, fingerprint
-from thinkroute.training.measure import Answered, Measurement, measure, turned
-from thinkroute.training.methods.fusion import NO_THINK, THINK
+from thinkroute.training.measure import Answered, Measurement, Messages, as_asked, measure, turned
+from thinkroute.training.methods.fusion import Flags
 from thinkroute.training.metrics import MetricsFile
 from thinkroute.training.optimise import Checkpoint, Trainer, run_steps
 from thinkroute.training.reference import ReferenceTable, Sampling, natural_first_token
@@ -39,6 +40,7 @@ from thinkroute.training.stages import run_adacot, run_adaptthink, run_fusion
 from thinkroute.training.tasks import EASY_HEAVY, FileTask, FleetTask, Item, Task
 from thinkroute.training.thinking import QWEN3, Openings, r1_distill
 from thinkroute.wire.fleet_prompt import TURN_END
+from thinkroute.wire.soft_switch import NO_THINK, THINK
 
 MIXES = {"easy_heavy": EASY_HEAVY, "uniform": (0.2,) * 5}
 Parts = dict[str, "bool | Parts"]
@@ -47,6 +49,8 @@ DIAL = (0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.98)
 """Thresholds at which the front of one model is drawn."""
 
 
+MEASURED_FLAGS = Flags(none_share=0.0, several_share=0.5, front_share=0.3, system_share=0.2)
+"""How obedience is asked for: by more flags in more places than fusion was trained on."""
 _R1_END = "<\uff5cend\u2581of\u2581sentence\uff5c>"
 
 
@@ -109,7 +113,13 @@ class Run:
             max_tokens=_most_tokens(self.config),
         )
         path = (self.references or self.output) / f"reference-{name}.json"
-        return ReferenceTable(path, model=fingerprint(self.learner), opening=opening, sampling=sampling)
+        return ReferenceTable(
+            path,
+            model=fingerprint(self.learner),
+            opening=opening,
+            sampling=sampling,
+            grader=self.config.task.grader if self.config.task.file else "",
+        )
 
     def fill(self, table: ReferenceTable, items: list[Item], name: str) -> None:
         """Sample what the table lacks."""
@@ -132,6 +142,10 @@ def execute(
     """
     torch.set_num_threads(1 if config.model.fleet else torch.get_num_threads())
     output.mkdir(parents=True, exist_ok=True)
+    for stale in ("report.json", "external.json"):
+        (output / stale).unlink(
+            missing_ok=True
+        )  # whoever finds one must find that of this very configuration
     (output / "config.json").write_text(config.model_dump_json(indent=1) + "\n")
     run = assemble(config, output, watcher or Watcher())
     run.references = references
@@ -220,7 +234,7 @@ def _task(config: TrainingConfig) -> Task:
         raise ConfigError(
             f"unknown grader {section.grader!r}; known: {', '.join(GRADERS)}", param="task.grader"
         )
-    task = FileTask(section.file, GRADERS[section.grader])
+    task = FileTask(section.file, GRADERS[section.grader], section.eval_file)
     for split in (section.split, "eval"):
         task.pool(1, 0, split)  # a file that cannot be used is said so before any weights are loaded
     return task
@@ -258,16 +272,21 @@ def _measure_modes(run: Run) -> dict[str, Measurement]:
     run.sampler.load(run.learner.weights())
     most = _most_tokens(run.config)
 
-    def asked(**how: str) -> Measurement:
-        return Measurement(measure(items, run.sampler, run.task, run.openings, **how, max_tokens=most))
+    def asked(forced: str = "", address: Callable[[Item], Messages] = as_asked) -> Measurement:
+        rows = measure(
+            items, run.sampler, run.task, run.openings, forced=forced, address=address, max_tokens=most
+        )
+        return Measurement(rows)
 
-    results = {"free": asked(), "think": asked(forced=run.openings.think)}
-    results |= {"direct": asked(forced=run.openings.no_think)}
+    results = {"free": asked(), "think": asked(run.openings.think), "direct": asked(run.openings.no_think)}
     if isinstance(run.config, FusionConfig):
-        results |= {THINK: asked(suffix=THINK), NO_THINK: asked(suffix=NO_THINK)}
+        for name, thinks in ((THINK, True), (NO_THINK, False)):
+            rng = Random(f"{seed}/flags/{name}")  # noqa: S311 - the same placements every time
+            results[name] = asked(address=lambda item, t=thinks, r=rng: MEASURED_FLAGS.address(item, t, r))
     if isinstance(run.config, AdaCoTConfig) and run.config.orders.share:
-        results |= {"always": asked(system=run.config.orders.always)}
-        results |= {"never": asked(system=run.config.orders.never)}
+        for name in ("always", "never"):
+            text = getattr(run.config.orders, name)
+            results[name] = asked(address=lambda item, s=text: replace(item, system=s).messages)
     return results
 
 
@@ -281,16 +300,14 @@ def _dial(after: Mapping[str, Measurement]) -> list[dict[str, object]]:
 
 def compared(after: Measurement, before: Measurement) -> dict[str, object]:
     """Gain in accuracy with its paired 95 % interval, and length as a share, under each mix."""
-    if len(after.levels) != 5:
-        return {}
     return {
         mix: {
             "accuracy_gain": [round(value, 4) for value in after.gain_over(before, shares=shares)],
             "length_share": round(after.mean("tokens", shares) / before.mean("tokens", shares), 4),
         }
-        for mix, shares in MIXES.items()
+        for mix, shares in after.mixes(MIXES).items()
     }
 
 
 def _described(result: Measurement) -> dict[str, object]:
-    return result.as_json(MIXES if len(result.levels) == 5 else {})
+    return result.as_json(result.mixes(MIXES))

@@ -1,8 +1,8 @@
 """A trained model against routing from outside, at equal tokens: a random mix of both modes, and routers on text alone.
 
 Both send every question to the *initial* model, thinking or not. The random mix tosses a coin. A router is fitted on that
-model's own outcomes, with and without thinking, on questions of the filter split, and then thinks where it expects most
-accuracy per token. Both are held to the tokens that the trained model used under the same mix of levels; the last
+model's own outcomes, with and without thinking, on the questions that the run was trained on, and then thinks where it
+expects most accuracy per token. Both are held to the tokens that the trained model used under the same mix of levels; the last
 question that fits in part counts in part. No torch.
 
 All routers are judged on the evaluation questions and the best of them is compared, so the choice favours them.
@@ -24,7 +24,7 @@ from thinkroute.errors import ConfigError
 from thinkroute.fleet import shipped
 from thinkroute.routers import Predictions, fit_router, table_from_outcomes
 from thinkroute.signals import fit_encoder
-from thinkroute.training.measure import Answered, Measurement, measure
+from thinkroute.training.measure import Answered, Measurement, measure, turned
 from thinkroute.training.samplers import EmbeddedSampler
 from thinkroute.training.settings import TrainingConfig
 from thinkroute.training.tasks import FleetTask, Item
@@ -32,8 +32,6 @@ from thinkroute.training.thinking import QWEN3
 from thinkroute.types import Outcome, Query
 
 ROUTERS = ("guarded_knn", "knn", "kmeans", "ridge", "logistic", "mlp")
-FIT_QUESTIONS = 2000
-"""Questions the routers learn from; AdaptThink trains on half as many."""
 _DIRECT, _THINK = "direct", "think"
 _ENCODER = "blend"
 
@@ -57,7 +55,11 @@ class Modes:
 
 
 def compare(
-    config: TrainingConfig, model: Path, cache: Path, mixes: Mapping[str, Sequence[float]]
+    config: TrainingConfig,
+    model: Path,
+    cache: Path,
+    mixes: Mapping[str, Sequence[float]],
+    threshold: float | None = None,
 ) -> dict[str, object]:
     """How a finished run's model does against both, under each mix of levels.
 
@@ -66,6 +68,7 @@ def compare(
         model: The trained model's folder.
         cache: Folder for the initial model's answers, shared by the runs of a campaign.
         mixes: Shares of the levels by name.
+        threshold: Also compare the model with this threshold on its decision, as `dial`.
 
     Raises:
         ConfigError: the run was not on the embedded fleet.
@@ -76,15 +79,23 @@ def compare(
     initial = section.directory or shipped.directory(section.fleet)
     task = FleetTask(config.task.families, config.task.level_shares)
     items = task.by_level(config.evaluate, seed=0)
-    free = measure(items, EmbeddedSampler(section.fleet, model), task, QWEN3)
+    sampler = EmbeddedSampler(section.fleet, model)
+    free = measure(items, sampler, task, QWEN3)
     known = _cached(cache, section.fleet, initial, task, items, "eval")
-    fit_items = list({item.question: item for item in task.pool(FIT_QUESTIONS, 1, "filter")}.values())
-    fitted_on = _cached(cache, section.fleet, initial, task, fit_items, "filter")
+    pool = task.pool(config.task.questions, config.task.seed, config.task.split)
+    fit_items = list({item.question: item for item in pool}.values())
+    fitted_on = _cached(cache, section.fleet, initial, task, fit_items, "fit")
     predictions = predict(fit_items, fitted_on, items)
-    return {
-        "fitted_on": len(fit_items),
-        **{mix: against(free, known, predictions, shares) for mix, shares in mixes.items()},
-    }
+
+    def judged(rows: Sequence[Answered]) -> dict[str, object]:
+        return {mix: against(rows, known, predictions, shares) for mix, shares in mixes.items()}
+
+    found = {"fitted_on": len(fit_items), **judged(free)}
+    if threshold is None:
+        return found
+    think = measure(items, sampler, task, QWEN3, forced=QWEN3.think)
+    direct = measure(items, sampler, task, QWEN3, forced=QWEN3.no_think)
+    return {**found, "dial": {"threshold": threshold, **judged(turned(free, think, direct, threshold))}}
 
 
 def predict(
@@ -134,6 +145,10 @@ def against(
     return {
         "tokens": round(trained.mean("tokens", shares), 2),
         "accuracy": round(trained.mean("correct", shares), 4),
+        "gain_over_thinking": _rounded(trained.gain_over(Measurement(known.think), shares=shares)),
+        "length_share": round(
+            trained.mean("tokens", shares) / Measurement(known.think).mean("tokens", shares), 4
+        ),
         "best_router": best,
         "gain_over_random_mix": judged["random_mix"]["gain"],
         "gain_over_best_router": judged[best]["gain"],
@@ -170,8 +185,12 @@ def _beside(
     )
     return {
         "accuracy": [round(rival.mean("correct", shares), 4)],
-        "gain": [round(value, 4) for value in trained.gain_over(rival, shares=shares)],
+        "gain": _rounded(trained.gain_over(rival, shares=shares)),
     }
+
+
+def _rounded(values: Sequence[float]) -> list[float]:
+    return [round(value, 4) for value in values]
 
 
 def _cached(

@@ -24,6 +24,7 @@ from thinkroute.training.promises import (
     EASY,
     FORMULA,
     FUSION,
+    JUDGED,
     MASKED,
     UNIFORM,
     UNMASKED,
@@ -62,7 +63,8 @@ class Campaign:
     method: str
     config: str
     variants: tuple[Variant, ...]
-    judge: Callable[[Reports], list[Verdict]]
+    judge: Callable[[Reports, Reports], list[Verdict]]
+    """From reports, and from comparisons with routing from outside, by label and seed."""
     mix: str | None = None
     """Mix of levels under which its models are held against routing from outside; None where that says nothing."""
 
@@ -211,7 +213,9 @@ def run_campaign(
         reports.setdefault(variant.label, {})[variant.seed] = report
         if campaign.mix is not None and variant.label not in (MASKED, UNMASKED, FORMULA):
             watcher.stage(f"routing from outside ({variant.name})", 0)
-            comparisons.setdefault(variant.label, {})[variant.seed] = _external(config, folder)
+            comparisons.setdefault(variant.label, {})[variant.seed] = _external(
+                config, folder, JUDGED[1] if variant.label == JUDGED[0] else None
+            )
     if not reports:
         raise DataError(f"no finished run of {name} in {work} with these settings")
     return {
@@ -229,7 +233,7 @@ def run_campaign(
         "gates": [
             asdict(verdict)
             for verdict in (
-                *campaign.judge(reports),
+                *campaign.judge(reports, comparisons),
                 *(judge_external(comparisons, campaign.mix) if campaign.mix is not None else ()),
             )
         ],
@@ -242,12 +246,12 @@ def _by_seed(reports: Reports) -> dict[str, dict[str, Report]]:
     return {label: {str(seed): report for seed, report in runs.items()} for label, runs in reports.items()}
 
 
-def _external(config: TrainingConfig, folder: Path) -> Report:
+def _external(config: TrainingConfig, folder: Path, threshold: float | None) -> Report:
     """The run's comparison with routing from outside; made once per trained model."""
     stored = folder / "external.json"
     weights = (folder / "model" / "model.safetensors").stat().st_mtime
     if not stored.exists() or stored.stat().st_mtime < weights:
-        found = external.compare(config, folder / "model", folder.parent, MIXES)
+        found = external.compare(config, folder / "model", folder.parent, MIXES, threshold)
         stored.write_text(json.dumps(found, indent=1) + "\n")
     return cast("Report", json.loads(stored.read_text()))
 

@@ -7,7 +7,7 @@ serves any mix; intervals resample the questions within levels, paired where two
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import exp
 from typing import Any
@@ -30,6 +30,12 @@ _RESAMPLES = 1000
 _TOP = 10
 
 Doubles = NDArray[np.float64]
+Messages = list[dict[str, Any]]
+
+
+def as_asked(item: Item) -> Messages:
+    """The question as it stands."""
+    return item.messages
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +59,7 @@ def measure(
     openings: Openings,
     *,
     forced: str = "",
-    suffix: str = "",
-    system: str = "",
+    address: Callable[[Item], Messages] = as_asked,
     max_tokens: int | None = None,
 ) -> list[Answered]:
     """Answer every question greedily.
@@ -65,18 +70,13 @@ def measure(
         task: Grades.
         openings: The family's modes.
         forced: Begin every response with this text, to force a mode.
-        suffix: Appended to every question: a soft switch.
-        system: System message in front of every question.
+        address: The conversation a question is asked in, for soft switches and system messages.
         max_tokens: Cap of every response.
     """
     rows: list[Answered] = []
     for start in range(0, len(items), _ROWS_PER_ROUND):
         chosen = items[start : start + _ROWS_PER_ROUND]
-        asked = [
-            replace(item, question=f"{item.question} {suffix}".strip(), system=system).messages
-            for item in chosen
-        ]
-        answered = _answer(asked, sampler, openings, forced, max_tokens)
+        answered = _answer([address(item) for item in chosen], sampler, openings, forced, max_tokens)
         rows += [
             Answered(
                 item.level, item.family, task.grade(item, text), tokens, not has_reasoning(text), p_direct
@@ -87,7 +87,7 @@ def measure(
 
 
 def _answer(
-    asked: Sequence[list[dict[str, Any]]],
+    asked: Sequence[Messages],
     sampler: Sampler,
     openings: Openings,
     forced: str,
@@ -178,6 +178,12 @@ class Measurement:
             }
             for name in ("correct", "tokens", "direct", "p_direct")
         }
+
+    def mixes(self, by_level: Mapping[str, Sequence[float]]) -> Mapping[str, Sequence[float]]:
+        """The mixes over five levels; of other questions, all as they are."""
+        if len(self.levels) == 5:
+            return by_level
+        return {"all": [float(len(values)) for values in self._columns["correct"].values()]}
 
     def by_level(self, name: str) -> dict[int, float]:
         """The mean of `correct`, `tokens`, `direct` or `p_direct` at every level."""

@@ -1,7 +1,7 @@
 """What a frozen model achieves on every training question, sampled once and kept. Never imports torch.
 
 The table is AdaptThink's baseline, AdaCoT's audit of labels and any filter by difficulty. It is keyed by the model's
-fingerprint and the sampling settings: statistics of other weights are never reused.
+fingerprint, the sampling settings and how is graded: statistics of other weights or grades are never reused.
 """
 
 from __future__ import annotations
@@ -47,8 +47,12 @@ class Statistic:
 
 
 def key_of(item: Item) -> str:
-    """What a question is stored under."""
-    return hashlib.blake2b(item.question.encode(), digest_size=12).hexdigest()
+    """What a question, with the answer it is graded by, is stored under."""
+    return _hashed(f"{item.question}\0{item.reference}")
+
+
+def _hashed(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
 
 Progress = Callable[[int, int], None]
@@ -63,6 +67,7 @@ class ReferenceTable:
         opening: What every sample begins with: how a mode is forced. Empty lets the model decide.
         sampling: How samples are drawn.
         effort: What the model is asked for; `default` leaves the choice to it, or to the opening.
+        grader: Name of what grades.
     """
 
     def __init__(
@@ -73,12 +78,15 @@ class ReferenceTable:
         opening: str,
         sampling: Sampling,
         effort: Effort = Effort("default"),
+        grader: str = "",
     ) -> None:
         self._path = path
         self._opening = opening
         self._sampling = sampling
         self._effort = effort
         key = {"model": model, "opening": opening, **asdict(sampling)}
+        if grader:
+            key["grader"] = grader
         if effort.level != "default":
             key["effort"] = str(effort)
         self._key = json.dumps(key, sort_keys=True)
@@ -125,7 +133,9 @@ class ReferenceTable:
                 {
                     "temperature": self._sampling.temperature,
                     "top_p": self._sampling.top_p,
-                    "seed": int(key_of(item), 16) % 2**40 + 1_000_003 * self._sampling.seed + sample,
+                    "seed": int(_hashed(item.question), 16) % 2**40
+                    + 1_000_003 * self._sampling.seed
+                    + sample,
                 },
             )
             for item in items

@@ -26,7 +26,7 @@ def check_run(folder: Path, config: AnyConfig) -> None:
         ConfigError: another configuration was run in it, which this run would write over; the message names what differs.
     """
     stored = folder / "config.json"
-    begun = (folder / "report.json").exists() or any(folder.glob("checkpoint-*.pt"))
+    begun = any(any(folder.glob(kind)) for kind in ("report.json", "checkpoint-*.pt", "reference-*.json"))
     if not begun or not stored.exists():
         return
     before = _flat(json.loads(stored.read_text(encoding="utf-8")))

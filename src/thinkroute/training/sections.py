@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from thinkroute.fleet.shipped import all_names
 from thinkroute.fleet.tasks import FamilyName
-from thinkroute.training.methods.adacot import ALWAYS, NEVER
+from thinkroute.training.thinking import ALWAYS, NEVER
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
+Level = Annotated[int, Field(ge=1, le=5)]
 
 
 class Section(BaseModel):
@@ -122,11 +124,16 @@ class TaskSection(Section):
         default=("arithmetic", "story", "relations", "composition"),
         description="Families of the fleet's tasks.",
     )
-    level_shares: tuple[float, float, float, float, float] = Field(
+    level_shares: tuple[NonNegative, NonNegative, NonNegative, NonNegative, NonNegative] = Field(
         default=(0.35, 0.30, 0.20, 0.10, 0.05), description="Shares of levels 1 – 5 among training questions."
     )
     file: Path | None = Field(
         default=None, description="JSONL with `question` and `answer` instead of the fleet's tasks."
+    )
+    eval_file: Path | None = Field(
+        default=None,
+        exclude_if=usual(None),
+        description="Questions to measure on, all of them; default: every tenth of `file`.",
     )
     grader: str = Field(default="number", description="Grader of the file: number, exact, contains, …")
     questions: Count = Field(default=2000, description="Training questions; few are learned by heart.")
@@ -139,12 +146,28 @@ class TaskSection(Section):
         default=0, description="Of the choice of questions; runs that differ in `seed` alone share them."
     )
 
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        fields = type(self).model_fields
+        members_only, files_only = ("families", "level_shares"), ("grader", "eval_file")
+        for name in members_only if self.file else files_only:
+            if getattr(self, name) != fields[name].default:
+                where = (
+                    "of the fleet's tasks: a file has its own"
+                    if self.file
+                    else "about `file`, which is not set"
+                )
+                raise ValueError(f"`{name}` is {where}")
+        if not any(self.level_shares):
+            raise ValueError("level_shares: one level at least needs a share above 0")
+        return self
+
 
 class OptimiserSection(Section):
     """AdamW."""
 
     learning_rate: Positive = 4e-4
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Decay, Decay] = (0.9, 0.95)
     weight_decay: NonNegative = 0.0
     clip_norm: Positive = 1.0
     warmup_steps: Annotated[int, Field(ge=0)] = 0

@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 from thinkroute.errors import ConfigError
 from thinkroute.training.sections import (
     Count,
+    Level,
     ModelSection,
     NonNegative,
     OptimiserSection,
@@ -33,8 +34,10 @@ from thinkroute.training.sections import (
     described_problem,
     usual,
 )
+from thinkroute.wire.soft_switch import NO_THINK, THINK
 
 _Capped = TypeVar("_Capped", bound="AdaCoTConfig | RelayConfig")
+_Sampled = TypeVar("_Sampled", bound="AdaptThinkConfig | AdaCoTConfig")
 _SCIENTIFIC = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
 
 
@@ -58,6 +61,12 @@ class TrainingConfig(Section):
                 "model: weights behind a `url` cannot be trained: name their checkpoint in `path` too"
             )
         return self
+
+
+def _with_cap(config: _Sampled) -> _Sampled:
+    if config.model.path is not None and config.rollouts.most_tokens is None:
+        raise ValueError("rollouts.most_tokens: say how long a checkpoint's responses may get, e.g. 16384")
+    return config
 
 
 def _without_direct_cap(config: _Capped) -> _Capped:
@@ -97,7 +106,15 @@ class AdaptThinkConfig(TrainingConfig):
     def _halves(self) -> Self:
         if self.forced and self.rollouts.group % 2:
             raise ValueError("rollouts.group must be even: half of it is made to answer at once")
-        return self
+        if not self.forced and self.thinking == "free":
+            raise ValueError(
+                "thinking: free says how a half begins that is not forced; with forced: false none is"
+            )
+        if not self.forced and self.rollouts.most_tokens_direct is not None:
+            raise ValueError(
+                "rollouts.most_tokens_direct caps forced answers; with forced: false use most_tokens"
+            )
+        return _with_cap(self)
 
 
 class AdaCoTConfig(TrainingConfig):
@@ -111,7 +128,7 @@ class AdaCoTConfig(TrainingConfig):
     flipped_labels: Share = Field(default=0.0, description="Share of labels made wrong on purpose.")
     orders: OrderSection = Field(default=OrderSection(), exclude_if=usual(OrderSection()))
     masks_decision: bool = Field(default=False, description="Selective loss masking.")
-    reinforced_levels: tuple[int, ...] = Field(
+    reinforced_levels: tuple[Level, ...] = Field(
         default=(),
         description="Levels that reinforcement draws from; empty: all. Hard ones alone are the paper's mathematical "
         "stage, where thinking is always right.",
@@ -128,7 +145,28 @@ class AdaCoTConfig(TrainingConfig):
 
     @model_validator(mode="after")
     def _no_direct_cap(self) -> Self:
-        return _without_direct_cap(self)
+        return _with_cap(_without_direct_cap(self))
+
+    @model_validator(mode="after")
+    def _readable_orders(self) -> Self:
+        texts = (self.orders.always, self.orders.never)
+        if self.orders.share and self.model.fleet is not None and texts != (THINK, NO_THINK):
+            raise ValueError(
+                f"orders: members read only {THINK} (always) and {NO_THINK} (never) in a system message"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _levels_that_occur(self) -> Self:
+        occurring = [
+            share > 0 and level in self.reinforced_levels
+            for level, share in enumerate(self.task.level_shares, 1)
+        ]
+        if self.reinforced_levels and self.task.file is None and not any(occurring):
+            raise ValueError(
+                f"reinforced_levels: task.level_shares has none of {list(self.reinforced_levels)}"
+            )
+        return self
 
 
 class FusionConfig(TrainingConfig):
@@ -154,7 +192,7 @@ class FusionConfig(TrainingConfig):
         description="Least and most tokens of those thoughts.",
     )
     examples_per_step: Count = 32
-    direct_levels: tuple[int, ...] = Field(
+    direct_levels: tuple[Level, ...] = Field(
         default=(), description="Levels the non-thinking samples are drawn from; empty: all."
     )
     most_tokens: Count | None = Field(
@@ -171,6 +209,10 @@ class FusionConfig(TrainingConfig):
             )
         if self.cut_tokens[0] > self.cut_tokens[1]:
             raise ValueError(f"cut_tokens: least before most, not {list(self.cut_tokens)}")
+        if not self.cut_share and self.cut_tokens != type(self).model_fields["cut_tokens"].default:
+            raise ValueError("cut_tokens does nothing without cut_share")
+        if self.cut_share and self.most_tokens is not None and self.cut_tokens[1] >= self.most_tokens:
+            raise ValueError("cut_tokens must stay below most_tokens, or no room is left for the answer")
         return self
 
     @model_validator(mode="after")

@@ -28,7 +28,7 @@ from thinkroute.training.methods.adacot import (
     thinks_at_optimum,
 )
 from thinkroute.training.methods.adaptthink import AdaptThink
-from thinkroute.training.methods.fusion import NO_THINK, THINK, Flags, Fusion, as_asked
+from thinkroute.training.methods.fusion import Flags, Fusion, as_asked
 from thinkroute.training.optimise import OptimiserOptions
 from thinkroute.training.policy import PolicyTrainer, RolloutOptions
 from thinkroute.training.reference import ReferenceTable, Sampling
@@ -43,6 +43,7 @@ from thinkroute.training.settings import (
 )
 from thinkroute.training.supervised import SupervisedOptions, SupervisedTrainer
 from thinkroute.training.tasks import FleetTask, Item
+from thinkroute.wire.soft_switch import NO_THINK, THINK
 
 if TYPE_CHECKING:
     from thinkroute.training.assemble import Parts, Run
@@ -129,8 +130,10 @@ def audit(run: Run, config: AdaCoTConfig, pool: list[Item], name: str) -> Labels
 
 
 def _introduce_flags(run: Run, seed: int) -> None:
-    """Soft switches for a member that has never seen any."""
-    if isinstance(run.learner, FleetLearner) and not shipped.MEMBERS[run.learner.name].switches:
+    """Soft switches for a shipped member that has never seen any; a run's model may have learned them."""
+    if run.config.model.directory is not None or not isinstance(run.learner, FleetLearner):
+        return
+    if not {**shipped.MEMBERS, **shipped.TRAINED}[run.learner.name].switches:
         run.learner.introduce(
             [token for flag in (THINK, NO_THINK) for token in run.sampler.encode(f" {flag}")], seed
         )

@@ -105,35 +105,24 @@ class FileTask:
 
     path: Path
     grader: Grader
+    eval_path: Path | None = None
+    """A file of its own for the split `eval`; the first one is then split into training and filter alone."""
 
     def pool(self, count: int, seed: int, split: Split = "train") -> list[Item]:
-        """Questions of one split (a tenth is `eval`, a tenth `filter`, by position), in seeded order.
+        """Questions of one split (a tenth is `filter`, a tenth `eval` unless that has its own file), in seeded order.
 
         Raises:
             DataError: the file cannot be read, or has no question in the split.
         """
-        items = [item for index, item in enumerate(self._read()) if _split_at(index) == split]
+        path = self.eval_path if split == "eval" and self.eval_path else self.path
+        items = _read(path)
+        if path == self.path:
+            splits = [_split_at(index, has_eval=self.eval_path is None) for index in range(len(items))]
+            items = [item for item, belongs in zip(items, splits, strict=True) if belongs == split]
         if not items:
-            raise DataError(f"{self.path} has no questions for split {split!r}")
+            raise DataError(f"{path} has no questions for split {split!r}")
         Random(f"{seed}/{split}/pool").shuffle(items)  # noqa: S311
         return items[:count]
-
-    def _read(self) -> list[Item]:
-        try:
-            lines = self.path.read_text(encoding="utf-8").splitlines()
-            rows = [cast("dict[str, Any]", json.loads(line)) for line in lines if line.strip()]
-            return [
-                Item(
-                    str(row["question"]),
-                    str(row["answer"]),
-                    int(row.get("level", 0)),
-                    str(row.get("family", "")),
-                    str(row.get("direct", "")),
-                )
-                for row in rows
-            ]
-        except (OSError, ValueError, KeyError) as error:
-            raise DataError(f"cannot read questions from {self.path}: {error!r}") from error
 
     def grade(self, item: Item, response: str) -> float:
         """The grader's verdict on the text after the block; 0 unless there is exactly one, at the beginning."""
@@ -142,8 +131,28 @@ class FileTask:
         return self.grader(response.partition(THINK_CLOSE)[2], item.reference)
 
 
-def _split_at(index: int) -> Split:
-    return "eval" if index % 10 == 0 else "filter" if index % 10 == 1 else "train"
+def _read(path: Path) -> list[Item]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        rows = [cast("dict[str, Any]", json.loads(line)) for line in lines if line.strip()]
+        return [
+            Item(
+                str(row["question"]),
+                str(row["answer"]),
+                int(row.get("level", 0)),
+                str(row.get("family", "")),
+                str(row.get("direct", "")),
+            )
+            for row in rows
+        ]
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"cannot read questions from {path}: {error!r}") from error
+
+
+def _split_at(index: int, *, has_eval: bool) -> Split:
+    if has_eval and index % 10 == 0:
+        return "eval"
+    return "filter" if index % 10 == 1 else "train"
 
 
 def items_at(pool: Sequence[Item], step: int, count: int, seed: int) -> list[Item]:

@@ -11,6 +11,9 @@ import re
 from dataclasses import dataclass
 
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
+ALWAYS = f"Think between {THINK_OPEN} and {THINK_CLOSE} before every answer, whatever the question."
+NEVER = f"Answer every question at once, and leave the block between {THINK_OPEN} and {THINK_CLOSE} empty."
+"""System messages that leave no choice; AdaCoT's paper has such, and does not print them."""
 _BLOCK = re.compile(
     r"\s*(?:<think>)?(?P<thought>(?:(?!</?think>).)*)</think>(?P<answer>(?:(?!</?think>).)*)", re.DOTALL
 )

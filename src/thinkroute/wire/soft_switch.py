@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from thinkroute.types import Effort
 
-SWITCHES = ("/think", "/no_think")
+SWITCHES = THINK, NO_THINK = ("/think", "/no_think")
 
 
 def read_soft_switch(texts: Iterable[str]) -> Effort | None:
@@ -21,5 +21,5 @@ def read_soft_switch(texts: Iterable[str]) -> Effort | None:
             continue
         for word in text.split():
             if word.lower() in SWITCHES:
-                asked = Effort("off" if word.lower() == "/no_think" else "on")
+                asked = Effort("off" if word.lower() == NO_THINK else "on")
     return asked

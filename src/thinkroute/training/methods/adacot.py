@@ -28,16 +28,12 @@ from thinkroute.programs.direct import direct
 from thinkroute.training.reference import ReferenceTable
 from thinkroute.training.rollout import Attempt
 from thinkroute.training.tasks import Item, Task
-from thinkroute.training.thinking import Openings, has_reasoning, is_well_formed
+from thinkroute.training.thinking import ALWAYS, NEVER, Openings, has_reasoning, is_well_formed
 from thinkroute.training.trajectory import Group, RewardTerms, Trajectory
 from thinkroute.types import Effort
 
 OPERATING_POINTS = ((0.1, 0.3), (0.2, 0.3), (0.3, 0.3), (0.3, 0.1))
 """The paper's experiments 1 – 4: (α1, α2)."""
-
-
-ALWAYS = "Think between <think> and </think> before every answer, whatever the question."
-NEVER = "Answer every question at once, and leave the block between <think> and </think> empty."
 
 
 @dataclass(frozen=True, slots=True)

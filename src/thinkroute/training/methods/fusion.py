@@ -28,11 +28,11 @@ from thinkroute.programs.protocol import Call, ThinkingFormat
 from thinkroute.training.rollout import Attempt, Opening, roll_out
 from thinkroute.training.samplers import Sampler
 from thinkroute.training.tasks import Item, Task
-from thinkroute.training.thinking import Openings
+from thinkroute.training.thinking import THINK_CLOSE, Openings
 from thinkroute.training.trajectory import Span, Trajectory
 from thinkroute.types import FORCED, Effort
+from thinkroute.wire.soft_switch import NO_THINK, THINK
 
-THINK, NO_THINK = "/think", "/no_think"
 _ITEMS_PER_ROUND = 256
 
 
@@ -137,16 +137,18 @@ class Fusion:
             return budgeted(sampler.model, effort, self.most_tokens, thinking, 0)
 
         for item, (response,) in self._sampled(items, sampler, rng, program, None, 1):
-            if not any(span.owner == FORCED for span in response.spans):
-                continue  # the thought ended before the budget did
+            if [span.owner for span in response.spans] != [sampler.model, FORCED, sampler.model]:
+                continue  # the thought ended before the budget did, or the cap left no room for an answer
             *before, answer = response.spans
+            text = response.text
             if item.direct:
                 answer = Span(tuple(sampler.encode(f"{item.direct}{self.end_text}")), sampler.model)
-            elif self.task.grade(item, response.text) < 1.0:
+                text = f"{text.partition(THINK_CLOSE)[0]}{THINK_CLOSE}\n\n{item.direct}"
+            elif self.task.grade(item, text) < 1.0:
                 continue
             prompt_ids = self._prompt(item, True, sampler, rng)
             spans = (*(replace(span, train=False) for span in before), answer)
-            yield replace(response, prompt_ids=prompt_ids, spans=spans)
+            yield replace(response, prompt_ids=prompt_ids, spans=spans, text=text)
 
     def _prompt(self, item: Item, thinks: bool, sampler: Sampler, rng: Random) -> tuple[int, ...]:
         return tuple(sampler.prompt_ids(Call(sampler.model, self.address(item, thinks, rng))))
