@@ -18,9 +18,10 @@ both openings forced, no other first token is ever sampled, so nothing stops one
 weights move, and on a small vocabulary at a high learning rate one does (measured: docs/training.md). A free response
 that opens with something else is wrong, and is pushed back. It carries its own probabilities.
 
-Deviations: the fleet and Qwen3 write `<think>` themselves before deciding, so the decision is the second token of the
-response, not the first, and the first is no choice; the reference is forced to think, because a base that sometimes
-answers at once by itself would lower its own baseline.
+Deviations: `kl` (the paper: none) adds a divergence from the initial model to the loss; it pulls at the forced decision
+too, so that an answer at once is worth up to `kl` less than δ. The fleet and Qwen3 write `<think>` themselves before
+deciding, so the decision is the second token of the response, not the first, and the first is no choice. The reference
+is forced to think, because a base that sometimes answers at once by itself would lower its own baseline.
 """
 
 from __future__ import annotations
