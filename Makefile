@@ -49,6 +49,7 @@ transcript: .venv-dev/.ready  ## the transcript of the README
 	$(DEV_PYTHON) examples/transcript.py
 
 fleet-router: .venv-dev/.ready  ## refit the router that is shipped for the embedded fleet
+	rm -f build/fleet-outcomes.parquet*  # its journal would be continued, and does not know that weights changed
 	.venv-dev/bin/thinkroute collect --fleet 1500 --seed 0 -o build/fleet-outcomes.parquet
 	.venv-dev/bin/thinkroute fit build/fleet-outcomes.parquet -o src/thinkroute/fleet/router --router knn --encoder hashed_ngrams \
 	  --encoder-set buckets=512 --encoder-set components=64 --encoder-set structure_weight=1.0

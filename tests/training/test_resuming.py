@@ -192,7 +192,7 @@ def test_reference_samples_drawn_before_an_interruption_are_kept(tmp_path: Path)
     path, totals = tmp_path / "table.json", list[int]()
 
     def table() -> ReferenceTable:
-        return ReferenceTable(path, model="base", opening=QWEN3.no_think, sampling=Sampling(1))
+        return ReferenceTable(path, model="base", opening=QWEN3.no_think, sampling=Sampling(32))
 
     def interrupted(done: int, total: int) -> None:
         raise KeyboardInterrupt
@@ -202,7 +202,7 @@ def test_reference_samples_drawn_before_an_interruption_are_kept(tmp_path: Path)
     again = table()
     again.fill(pool, sampler, TASK, lambda done, total: totals.append(total))
     assert 0 < totals[-1] < len(pool)
-    whole = ReferenceTable(None, model="base", opening=QWEN3.no_think, sampling=Sampling(1))
+    whole = ReferenceTable(None, model="base", opening=QWEN3.no_think, sampling=Sampling(32))
     whole.fill(pool, sampler, TASK)
     assert [again[item] for item in pool] == [whole[item] for item in pool]
 

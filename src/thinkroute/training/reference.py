@@ -21,7 +21,7 @@ from thinkroute.training.tasks import Item, Task
 from thinkroute.training.trajectory import Trajectory
 from thinkroute.types import Effort
 
-_ITEMS_PER_ROUND = 32
+_RESPONSES_PER_ROUND = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +112,9 @@ class ReferenceTable:
         """
         unknown = {key_of(item): item for item in items}
         missing = [item for key, item in unknown.items() if key not in self._statistics]
-        for start in range(0, len(missing), _ITEMS_PER_ROUND):
-            chosen = missing[start : start + _ITEMS_PER_ROUND]
+        per_round = max(1, _RESPONSES_PER_ROUND // self._sampling.samples)
+        for start in range(0, len(missing), per_round):
+            chosen = missing[start : start + per_round]
             for item, responses in zip(chosen, self._sample(chosen, sampler), strict=True):
                 self._statistics[key_of(item)] = Statistic(
                     fmean(task.grade(item, response.text) for response in responses),

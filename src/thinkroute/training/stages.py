@@ -185,8 +185,10 @@ def run_adacot(run: Run, config: AdaCoTConfig) -> dict[str, object]:
     run.train(trainer, config.steps, "reinforce")
     if not held_out:
         return {}
-    trained = {**_oracle(run, config, held_out, held_out_labels), **_decisions(run, config, held_out)}
-    return {"oracle": {**trained, **{f"warmed_up_{name}": value for name, value in warmed.items()}}}
+    found = _decisions(run, config, held_out) | {f"warmed_up_{name}": value for name, value in warmed.items()}
+    if not config.reinforced_levels:  # else the optimum over all levels was never aimed at
+        found |= _oracle(run, config, held_out, held_out_labels)
+    return {"oracle": found}
 
 
 def _decisions(run: Run, config: AdaCoTConfig, items: list[Item]) -> dict[str, float]:
