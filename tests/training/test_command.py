@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Mapping
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from thinkroute.cli.main import app
+from thinkroute.cli.train_progress import LONGEST_PAUSE_S, Lines, telling
 from thinkroute.errors import ConfigError, DataError
 from thinkroute.training import settings
 from thinkroute.training.run_folder import check_run
@@ -127,3 +134,71 @@ def test_a_checkpoint_or_device_that_is_not_there_is_named(tmp_path: Path) -> No
         result = RUNNER.invoke(app, [*call, "--set", f"model.device={device}"])
         assert isinstance(result.exception, ConfigError)
         assert message in str(result.exception)
+
+
+def test_without_a_terminal_a_run_says_where_it_is_and_its_json_stays_clean(tmp_path: Path) -> None:
+    """The real command, as under nohup: neither stream is a terminal."""
+    small = {"steps": 4, "task.questions": 24, "evaluate": 1, "examples_per_step": 4, "most_tokens": 24}
+    changes = [part for name, value in small.items() for part in ("--set", f"{name}={value}")]
+    call = [sys.executable, "-m", "thinkroute", "train", "fusion", "--json", "--out", str(tmp_path / "run")]
+    done = subprocess.run(
+        [*call, *changes],
+        env={
+            name: value for name, value in os.environ.items() if name not in ("FORCE_COLOR", "TTY_COMPATIBLE")
+        },
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    said = done.stderr.splitlines()
+    assert said[0] == "measuring before"
+    assert said[-1] == "measuring after"
+    begun = said.index("fusion: 4 to do")
+    assert said[begun + 1].startswith("fusion: 4 of 4, loss ")
+    assert "\x1b" not in done.stderr
+    assert json.loads(done.stdout)["config"]["steps"] == 4
+
+
+class Log:
+    """Lines by a clock that is set by hand."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+        self._written = StringIO()
+        self.lines = Lines(Console(file=self._written, width=20), clock=lambda: self.now_s)
+
+    def steps(self, name: str, count: int, seconds_each: float, **values: float) -> list[str]:
+        """What is said of a stage, its beginning aside."""
+        with self.lines as lines:
+            lines.stage(name, count)
+            for step in range(1, count + 1):
+                self.now_s += seconds_each
+                lines.step(step, {**values, "loss": step})
+        return [line for line in self._written.getvalue().splitlines() if " of " in line]
+
+
+def test_a_long_stage_has_a_line_for_every_tenth_with_the_means_since_the_last() -> None:
+    said = Log().steps("reinforce", 100, 4.0, right=0.5)
+    assert said[:2] == [
+        "reinforce: 10 of 100, right 0.5, loss 5.5, 40 s",
+        "reinforce: 20 of 100, right 0.5, loss 15.5, 80 s",
+    ]
+    assert len(said) == 10
+
+
+def test_a_quick_stage_has_fewer_lines_and_always_its_last() -> None:
+    said = Log().steps("reinforce", 100, 0.5)
+    assert [line.split(",")[0] for line in said] == ["reinforce: 60 of 100", "reinforce: 100 of 100"]
+
+
+def test_a_stage_of_many_hours_is_not_silent_for_one() -> None:
+    assert len(Log().steps("reinforce", 100, LONGEST_PAUSE_S / 2)) == 50
+
+
+def test_a_line_takes_what_the_help_says_to_watch_and_puts_levels_together() -> None:
+    relay = {"reward": 1.0, "right": 0.25, "share": 0.0123, "calls": 2.0, "calls/level-1": 0.0}
+    assert telling(relay) == ["right 0.25", "share 0.0123", "calls 2"]
+    adaptthink = {"right/direct/level-10": 0.5, "right/direct/level-2": 1.0, "reward": 0.1, "loss": 3.0}
+    assert telling(adaptthink) == ["right/direct by level 2=1 10=0.5", "reward 0.1", "loss 3"]
+    assert telling({"b": 1.0, "a": 2.0}) == ["a 2", "b 1"]
+    assert telling({}) == []

@@ -14,6 +14,7 @@ from thinkroute.training.advantages import generalised_advantages, group_advanta
 from thinkroute.training.batch import Row
 from thinkroute.training.losses import (
     PolicyOptions,
+    RatioName,
     aggregate,
     denominator,
     policy_losses,
@@ -153,21 +154,36 @@ def test_with_full_traces_the_advantage_is_the_return_minus_the_value(
     assert advantages == pytest.approx([reward - value for value in values], abs=1e-9)
 
 
-def _decision_gradient(probability: float, tokens: int, advantage: float, ratio: str) -> tuple[float, float]:
-    """Ratio of a response whose first token was drawn with ½ and the rest on-policy, and the loss's gradient."""
-    first = torch.tensor(log(probability), requires_grad=True)
-    rest = torch.full((tokens - 1,), log(0.9))
-    logp = torch.cat([first[None], rest])[None]
-    behaviour = torch.cat([torch.tensor([log(0.5)]), rest])[None]
-    options = PolicyOptions(ratio=ratio, aggregation="sequence_mean")  # type: ignore[arg-type]
-    mask = torch.ones_like(logp)
-    losses = ratio_losses(logp, behaviour, torch.full_like(logp, advantage), mask, options)
-    aggregate(losses, mask, torch.ones(1), "sequence_mean").backward()  # type: ignore[no-untyped-call]
-    assert first.grad is not None
-    return exp((log(probability) - log(0.5)) / tokens), float(first.grad)
+def decision_gradients(log_p: float, tokens: int, advantage: float, ratio: RatioName) -> list[float]:
+    """The loss's gradient on each token of a response whose first was drawn with ½ at log p, the rest on-policy.
+
+    Two positions that are no choice stand in front, as a prompt and `<think>` do: they count for nothing.
+    """
+    log_p_T = [-9.0, -9.0, log_p, *[log(0.9)] * (tokens - 1)]
+    logp_BT = torch.tensor([log_p_T], dtype=torch.float64, requires_grad=True)
+    behaviour_BT = torch.tensor([[-1.0, -2.0, log(0.5), *log_p_T[3:]]], dtype=torch.float64)
+    mask_BT = torch.tensor([[0.0, 0.0, *[1.0] * tokens]], dtype=torch.float64)
+    advantages_BT = torch.full_like(mask_BT, advantage)
+    losses_BT = policy_losses(logp_BT, behaviour_BT, advantages_BT, mask_BT, PolicyOptions(ratio=ratio))
+    weights_B = torch.ones(1, dtype=torch.float64)
+    loss = aggregate(losses_BT, mask_BT, weights_B, "sequence_mean")
+    (loss / denominator(mask_BT, weights_B, "sequence_mean")).backward()  # type: ignore[no-untyped-call]
+    assert logp_BT.grad is not None
+    before, first, *gradients = map(float, logp_BT.grad[0])
+    assert (before, first) == (0, 0)
+    return gradients
 
 
-@pytest.mark.parametrize(
+def last_moving(tokens: int, advantage: float, *, inside: float, outside: float) -> float:
+    """The log-probability of the decision at which its gradient vanishes, found between two."""
+    for _ in range(60):
+        middle = (inside + outside) / 2
+        moves = decision_gradients(middle, tokens, advantage, "sequence_mean")[0] != 0
+        inside, outside = (middle, outside) if moves else (inside, middle)
+    return inside
+
+
+RATIO_TABLE = pytest.mark.parametrize(
     ("tokens", "at_one_percent", "floor", "ceiling"),
     [
         (3, 0.2714, 0.256, 0.864),
@@ -177,32 +193,55 @@ def _decision_gradient(probability: float, tokens: int, advantage: float, ratio:
         (300, 0.9870, 0, 1),
     ],
 )
-def test_adaptthinks_ratio_table(tokens: int, at_one_percent: float, floor: float, ceiling: float) -> None:
-    """Published ratio: value at p = .01; below the floor a bad, above the ceiling a good direct answer moves nothing."""
-    ratio, _ = _decision_gradient(0.01, tokens, 1.0, "sequence_mean")
-    assert ratio == pytest.approx(at_one_percent, abs=5e-4)
-    assert 0.5 * 0.8**tokens == pytest.approx(floor, abs=5e-4)
-    assert min(1.0, 0.5 * 1.2**tokens) == pytest.approx(ceiling, abs=1e-4)
-    if floor > 1e-5:
-        assert _decision_gradient(floor * 0.97, tokens, -1.0, "sequence_mean")[1] == 0
-        assert _decision_gradient(floor * 1.03, tokens, -1.0, "sequence_mean")[1] > 0
+
+
+@RATIO_TABLE
+@pytest.mark.parametrize("advantage", [0.3, 0.25])
+def test_adaptthinks_gradient_on_the_decision_is_the_tables_ratio_times_the_advantage_by_the_length(
+    tokens: int, at_one_percent: float, floor: float, ceiling: float, advantage: float
+) -> None:
+    """One ratio for the sequence: every token of the response is moved as the decision is."""
+    gradients = decision_gradients(log(0.01), tokens, advantage, "sequence_mean")
+    assert -gradients[0] * tokens / advantage == pytest.approx(at_one_percent, abs=5e-4)
+    for log_p in (log(1e-6), log(0.01), log(0.4)):
+        ratio = exp((log_p - log(0.5)) / tokens)
+        gradients = decision_gradients(log_p, tokens, advantage, "sequence_mean")
+        assert gradients == pytest.approx([-ratio * advantage / tokens] * tokens)
+
+
+@RATIO_TABLE
+def test_adaptthinks_decision_moves_up_to_the_tables_floor_and_ceiling(
+    tokens: int, at_one_percent: float, floor: float, ceiling: float
+) -> None:
+    """Below the floor a bad, above the ceiling a good direct answer moves nothing; up to there by r A / L."""
+    lowest = last_moving(tokens, -0.7, inside=log(0.5), outside=-100.0)
+    assert exp(lowest) == pytest.approx(floor, rel=0.01, abs=2e-7)
+    assert decision_gradients(lowest + 1e-9, tokens, -0.7, "sequence_mean")[0] == pytest.approx(
+        0.8 * 0.7 / tokens
+    )
+    assert decision_gradients(lowest - 0.01, tokens, -0.7, "sequence_mean") == [0] * tokens
+    highest = last_moving(tokens, 0.3, inside=log(0.5), outside=0.0)
+    assert exp(highest) == pytest.approx(ceiling)
     if ceiling < 1:
-        assert _decision_gradient(ceiling * 1.03, tokens, 1.0, "sequence_mean")[1] == 0
-        assert _decision_gradient(ceiling * 0.97, tokens, 1.0, "sequence_mean")[1] < 0
-    assert _decision_gradient(1e-6, tokens, 1.0, "sequence_mean")[1] < 0, "a cold start must move"
+        assert decision_gradients(highest + 0.01, tokens, 0.3, "sequence_mean") == [0] * tokens
 
 
 @pytest.mark.parametrize("tokens", [3, 20, 300])
-def test_the_papers_formula_stops_between_two_fifths_and_three_fifths(tokens: int) -> None:
-    assert _decision_gradient(0.61, tokens, 1.0, "token")[1] == 0
-    assert _decision_gradient(0.59, tokens, 1.0, "token")[1] < 0
-    assert _decision_gradient(0.39, tokens, -1.0, "token")[1] == 0
-    assert _decision_gradient(0.41, tokens, -1.0, "token")[1] > 0
+def test_the_papers_formula_weighs_by_p_over_one_half_and_stops_between_two_and_three_fifths(
+    tokens: int,
+) -> None:
+    """A ratio of the token's own: elsewhere it is 1."""
+    for p, advantage in ((1e-6, 0.3), (0.01, 0.3), (0.5, 0.3), (0.59, 0.3), (0.41, -0.7), (0.99, -0.7)):
+        first, *rest = decision_gradients(log(p), tokens, advantage, "token")
+        assert first == pytest.approx(-(p / 0.5) * advantage / tokens)
+        assert rest == pytest.approx([-advantage / tokens] * (tokens - 1))
+    for p, advantage in ((0.61, 0.3), (0.39, -0.7)):
+        assert decision_gradients(log(p), tokens, advantage, "token")[0] == 0
 
 
 def test_truncated_importance_sampling_never_clips_and_caps_its_weight() -> None:
     tokens = 4
-    _, low = _decision_gradient(0.05, tokens, 1.0, "tis")
+    low, *_ = decision_gradients(log(0.05), tokens, 1.0, "tis")
     assert low == pytest.approx(-0.1 / tokens)
     logp = torch.tensor([[0.0]], requires_grad=True)
     options = PolicyOptions(ratio="tis", ratio_cap=2.0)

@@ -1,8 +1,7 @@
-"""What must hold whatever the method: exact ids, exact masks, exact ratios, the same program everywhere."""
+"""What must hold whatever the method: exact ids, exact masks, exact ratios."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from math import log
@@ -13,10 +12,8 @@ import torch
 
 from thinkroute import programs
 from thinkroute.catalog import family_named
-from thinkroute.engines.embedded import EmbeddedEngine
 from thinkroute.fleet import shipped
 from thinkroute.fleet.tasks import generate
-from thinkroute.programs.driver import Prompt, Run
 from thinkroute.programs.protocol import Call, ThinkingFormat
 from thinkroute.training.batch import Batch, Row, collate, merge_equal
 from thinkroute.training.forward import score
@@ -53,12 +50,6 @@ def questions(count: int) -> list[str]:
     return [generate(rng, "arithmetic", 1 + place % 3, "eval").question for place in range(count)]
 
 
-def arms() -> list[Arm]:
-    efforts = ("off", "on", "default", "budget=8", "budget=32")
-    parsed = [Effort.parse(text) for text in efforts]
-    return [Arm("budgeted" if e.budget_tokens else "direct", (MODEL,), e) for e in parsed]
-
-
 def program_of(arm: Arm) -> programs.Program:
     family = family_named("thinkroute-fleet")
     return programs.build(
@@ -77,39 +68,6 @@ def sampled(sampler: EmbeddedSampler, *, opening: Opening | None = None) -> list
         for seed, question in enumerate(questions(4))
     ]
     return roll_out(attempts, sampler)
-
-
-@pytest.mark.parametrize("arm", arms(), ids=lambda arm: arm.id)
-def test_rollouts_and_the_gateways_driver_give_identical_text_and_ids(
-    arm: Arm, sampler: EmbeddedSampler
-) -> None:
-    """Greedy; the gateway's engine batches continuously on a thread, the rollout's in lock-step."""
-    asked = questions(3)
-
-    async def served() -> list[Run]:
-        engine = EmbeddedEngine({MODEL: DIRECTORY})
-        await engine.start()
-        runs = [
-            Run(program_of(arm), Prompt([{"role": "user", "content": text}]), {MODEL: engine}, {})
-            for text in asked
-        ]
-
-        async def drain(run: Run) -> None:
-            async for _ in run.events():
-                pass
-
-        await asyncio.gather(*map(drain, runs))
-        await engine.aclose()
-        return runs
-
-    runs = asyncio.run(served())
-    attempts = [Attempt([{"role": "user", "content": text}], program_of(arm)) for text in asked]
-    for run, trajectory in zip(runs, roll_out(attempts, sampler), strict=True):
-        assert "".join(segment.text for segment in run.segments) == trajectory.text
-        own = [segment.token_ids for segment in run.segments if segment.owner == MODEL]
-        assert own == [span.ids for span in trajectory.spans if span.owner == MODEL]
-        assert run.ledger.usage.completion_tokens == trajectory.tokens_of(MODEL)
-        assert trajectory.ledger.usage.completion_tokens == trajectory.tokens_of(MODEL)
 
 
 def test_a_budget_is_never_exceeded_and_its_text_is_nobodys_action(sampler: EmbeddedSampler) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Self, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from thinkroute.cli.train_progress import training_progress
 from thinkroute.errors import ConfigError
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
     from rich.table import Table
 
 app = typer.Typer(
@@ -166,7 +166,7 @@ def gates(
     given = [f"--set {text}" for text in override or ()]
     command = " ".join(["thinkroute train gates", method, f"--n {questions}", *given])
     command += " --finished-only" if finished_only else ""
-    with _Live() as live:
+    with training_progress() as live:
         record = proving.run_campaign(
             method,
             work / method,
@@ -221,7 +221,7 @@ def _train(
         raise ConfigError(f"training needs {missing.name}: pip install 'thinkroute[train]'") from missing
     make_folder(out, "--out")
     check_run(out, loaded)
-    with _Live() as live:
+    with training_progress() as live:
         report = execute(loaded, out, Watcher(live.stage, live.step))
     if as_json:
         typer.echo(msgspec.json.encode(report).decode())
@@ -230,59 +230,6 @@ def _train(
     stdout().print(
         f"written: {out / 'model'}, {out / 'report.json'}, {out / 'metrics-*.jsonl'}", highlight=False
     )
-
-
-class _Live:
-    """A bar per stage, and the latest metrics under it."""
-
-    def __init__(self) -> None:
-        from rich.live import Live
-
-        from thinkroute.cli.console import err
-
-        self._bars, self._task = self._new_bars()
-        self._values: dict[str, float] = {}
-        self._live = Live(console=err(), transient=True, refresh_per_second=4)
-
-    @staticmethod
-    def _new_bars() -> tuple[Progress, TaskID]:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        bars = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-        )
-        return bars, bars.add_task("starting", total=None)
-
-    def __enter__(self) -> Self:
-        self._live.start()
-        return self
-
-    def __exit__(self, *failure: object) -> None:
-        self._live.stop()
-
-    def stage(self, name: str, steps: int) -> None:
-        """Begin a new bar."""
-        self._bars, self._task = self._new_bars()
-        self._bars.update(self._task, description=name, total=steps or None)
-        self._values = {}
-        self._show()
-
-    def step(self, done: int, values: Mapping[str, float]) -> None:
-        """Move the bar; means of the recent steps are shown."""
-        self._bars.update(self._task, completed=done)
-        for name, value in values.items():
-            self._values[name] = 0.8 * self._values.get(name, value) + 0.2 * value
-        self._show()
-
-    def _show(self) -> None:
-        from rich.console import Group
-        from rich.table import Table
-
-        grid = Table.grid(padding=(0, 2))
-        names = sorted(self._values)
-        for start in range(0, len(names), 4):
-            grid.add_row(*(f"{name} {self._values[name]:.3f}" for name in names[start : start + 4]))
-        self._live.update(Group(self._bars, grid))
 
 
 def _policies(report: Mapping[str, Any]) -> Table:

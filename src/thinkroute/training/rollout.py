@@ -45,21 +45,34 @@ def opened(text: str, program: Program) -> Program:
     return (yield from program)
 
 
+@dataclass(frozen=True, slots=True)
+class _Leg:
+    """One call of a run, of its drafts too: what it continued and what came."""
+
+    given_ids: list[int]
+    segment: Segment
+
+
 class _Recorder:
-    """Remembers what ids every call of every trajectory continued."""
+    """Remembers every call of every run."""
 
     def __init__(self, sampler: Sampler, prompts: Sequence[Prompt]) -> None:
         self._sampler = sampler
         # A call carries its run's messages: that is what tells a run's own calls from what its program asks others.
         self._runs = {id(prompt.messages): index for index, prompt in enumerate(prompts)}
-        self.inputs: list[list[list[int]]] = [[] for _ in prompts]
+        self.legs: list[list[_Leg]] = [[] for _ in prompts]
 
     def generate(self, calls: Sequence[Call]) -> Sequence[Segment]:
-        for call in calls:
+        # Commands that this model must not see are in the trajectory all the same.
+        given = [
+            self._sampler.prompt_ids(replace(call, without=None)) if id(call.messages) in self._runs else []
+            for call in calls
+        ]
+        segments = self._sampler.generate(calls)
+        for call, given_ids, segment in zip(calls, given, segments, strict=True):
             if (index := self._runs.get(id(call.messages))) is not None:
-                # Commands that this model must not see are in the trajectory all the same.
-                self.inputs[index].append(self._sampler.prompt_ids(replace(call, without=None)))
-        return self._sampler.generate(calls)
+                self.legs[index].append(_Leg(given_ids, segment))
+        return segments
 
 
 def roll_out(attempts: Sequence[Attempt], sampler: Sampler) -> list[Trajectory]:
@@ -76,8 +89,8 @@ def roll_out(attempts: Sequence[Attempt], sampler: Sampler) -> list[Trajectory]:
     ]
     runs = run_batch(programs, prompts, recorder.generate)
     return [
-        _trajectory(attempt, segments, finish, inputs, sampler)
-        for attempt, (segments, finish), inputs in zip(attempts, runs, recorder.inputs, strict=True)
+        _trajectory(attempt, segments, finish, legs, sampler)
+        for attempt, (segments, finish), legs in zip(attempts, runs, recorder.legs, strict=True)
     ]
 
 
@@ -85,7 +98,7 @@ def _trajectory(
     attempt: Attempt,
     segments: Sequence[Segment],
     finish: SegmentFinish,
-    inputs: Sequence[list[int]],
+    legs: Sequence[_Leg],
     sampler: Sampler,
 ) -> Trajectory:
     spans = [
@@ -93,23 +106,25 @@ def _trajectory(
         for place, segment in enumerate(segments)
     ]
     generated = [place for place, segment in enumerate(segments) if segment.owner != FORCED]
-    first = inputs[0]
+    # Drafts that were not adopted are paid for, but nothing of them is in the response.
+    kept = [leg for leg in legs if any(leg.segment is segment for segment in segments)]
+    first = kept[0].given_ids
     before = sum(len(span.ids) for span in spans[: generated[0]])
     prompt_ids = tuple(first[: len(first) - before])
-    for place, given in zip(generated, inputs, strict=True):
+    for place, leg in zip(generated, kept, strict=True):
         held = [*prompt_ids, *(token_id for span in spans[:place] for token_id in span.ids)]
-        if held != given:
+        if held != leg.given_ids:
             raise ValueError(
                 f"the engine continued other ids than the trajectory holds, at segment {place} of "
                 f"{attempt.messages[-1].get('content')!r}"
             )
-    entries = tuple(
-        LedgerEntry(segment.owner, segment.usage, None, segment.latency_s, segment.ttft_s, segment.finish)
-        for segment in segments
-        if segment.owner != FORCED
-    )
     text = "".join(segment.text for segment in segments)
-    return Trajectory(prompt_ids, tuple(spans), text, finish, Ledger(entries))
+    return Trajectory(prompt_ids, tuple(spans), text, finish, Ledger(tuple(map(_entry, legs))))
+
+
+def _entry(leg: _Leg) -> LedgerEntry:
+    made = leg.segment
+    return LedgerEntry(made.owner, made.usage, None, made.latency_s, made.ttft_s, made.finish)
 
 
 def _span(segment: Segment, sampler: Sampler, opening: Opening | None) -> Span:
