@@ -86,7 +86,7 @@ def adaptthink(
     group of responses is forced to answer at once, and an answer earns `delta` for doing so, on top of being right, minus
     the sampled accuracy. `delta` is the dial: 0 never trades accuracy, 0.05 is the paper's choice, more saves more.
 
-    Watch `right/direct/level-…`: where it reaches the reference, the model stops thinking.
+    Watch `p_direct/level-…`, the policy's own probability of answering at once, rise where `right/direct/level-…` is high.
     """
     _train("adaptthink", config, out, override, seed, json)
 

@@ -22,6 +22,7 @@ TELLING = (
     "calls",
     "thinks/label-think",
     "thinks/label-answer",
+    "p_direct by level",
     "right/direct by level",
     "reward/right",
     "tokens",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -26,6 +26,8 @@ class Row:
     returns: list[float] = field(default_factory=list[float])
     """Per response token: what the value head is fitted to. Empty without one."""
     weight: float = 1.0
+    watched: str = ""
+    """Name under which the learner's probability of the action that was forced on it is logged; empty: it is not."""
 
     @property
     def length(self) -> int:
@@ -74,7 +76,7 @@ def merge_equal(rows: Sequence[Row]) -> list[Row]:
         if (known := merged.get(key)) is not None:
             known.weight += row.weight
         else:
-            merged[key] = Row(trajectory, row.advantages, row.returns, row.weight)
+            merged[key] = replace(row)
     return list(merged.values())
 
 

@@ -6,7 +6,7 @@ Owns the order of these, and nothing of any method: what is attempted, what is r
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Protocol
@@ -52,6 +52,10 @@ class Method(Protocol):
 
     def describe(self, item: Item, trajectory: Trajectory) -> Mapping[str, float]:
         """What to log about one trajectory."""
+        ...
+
+    def watched(self, item: Item, trajectory: Trajectory) -> str:
+        """Name under which to log the learner's own probability of what was forced on it; empty for none."""
         ...
 
 
@@ -123,7 +127,7 @@ class PolicyTrainer:
         items = items_at(self._pool, step, self._rollouts.items_per_step, self._rollouts.seed)
         groups = self._roll_out(items, step)
         terms = [self._method.rewards(item, group) for item, group in zip(items, groups, strict=True)]
-        rows = self._rows(groups, terms)
+        rows = self._rows(items, groups, terms)
         losses = self._learn(rows, step)
         flat = [entry for group in terms for entry in group]
         described = [
@@ -155,16 +159,18 @@ class PolicyTrainer:
             groups.append([replace(each, excluded=self._method.excluded(each)) for each in group])
         return groups
 
-    def _rows(self, groups: Sequence[Group], terms: Sequence[Sequence[RewardTerms]]) -> list[Row]:
+    def _rows(
+        self, items: Sequence[Item], groups: Sequence[Group], terms: Sequence[Sequence[RewardTerms]]
+    ) -> list[Row]:
         rows: list[Row] = []
-        for group, group_terms in zip(groups, terms, strict=True):
+        for item, group, group_terms in zip(items, groups, terms, strict=True):
             rewards_G = [sum(entry.values()) for entry in group_terms]
             if self._head is None:
                 advantages_G = group_advantages(rewards_G, self._options.advantage)
             else:
                 advantages_G = rewards_G  # replaced token by token once values are known
             rows += [
-                Row(trajectory, [advantage])
+                Row(trajectory, [advantage], watched=self._method.watched(item, trajectory))
                 for trajectory, advantage in zip(group, advantages_G, strict=True)
             ]
         return merge_equal(rows)
@@ -176,7 +182,10 @@ class PolicyTrainer:
         parts = [rows[start :: self._rollouts.updates] for start in range(self._rollouts.updates)]
         prepared = [
             (
-                [self._prepare(packed) for packed in pack(teaching, self._rollouts.tokens_per_batch)],
+                [
+                    (packed, *self._prepare(packed))
+                    for packed in pack(teaching, self._rollouts.tokens_per_batch)
+                ],
                 sum(self._denominator_of(row) for row in idle),
             )
             for part in parts
@@ -240,17 +249,18 @@ class PolicyTrainer:
         return batch, scores.logp_BT
 
     def _step(
-        self, batches: Sequence[tuple[Batch, Tensor | None]], idle_denominator: float
+        self, batches: Sequence[tuple[list[Row], Batch, Tensor | None]], idle_denominator: float
     ) -> dict[str, float]:
         """Accumulate the gradients of one optimiser step."""
         options = self._options
         total = idle_denominator + sum(
-            denominator(b.mask_BT, b.weights_B, options.aggregation) for b, _ in batches
+            denominator(b.mask_BT, b.weights_B, options.aggregation) for _, b, _ in batches
         )
-        actions = sum(denominator(b.actions_BT, b.weights_B, "token_mean") for b, _ in batches)
+        actions = sum(denominator(b.actions_BT, b.weights_B, "token_mean") for _, b, _ in batches)
         sums: dict[str, float] = dict.fromkeys(("loss", "entropy", "value_loss", "ratio_error"), 0.0)
+        watched: dict[str, list[float]] = {}
         self._learner.module.train()
-        for batch, reference_BT in batches:
+        for rows, batch, reference_BT in batches:
             scores = score(
                 self._learner,
                 batch,
@@ -258,6 +268,8 @@ class PolicyTrainer:
                 temperature=self._rollouts.temperature,
                 head=self._head,
             )
+            for name, probability in _watched(rows, scores.logp_BT):
+                watched.setdefault(name, []).append(probability)
             losses_BT = policy_losses(
                 scores.logp_BT,
                 batch.behaviour_BT,
@@ -285,7 +297,15 @@ class PolicyTrainer:
             sums["entropy"] += float((scores.entropy_BT.detach() * weighted_BT).sum()) / max(actions, 1)
             off_BT = (scores.logp_BT.detach() - batch.behaviour_BT).abs() * weighted_BT
             sums["ratio_error"] += float(off_BT.sum()) / max(actions, 1)
-        return sums
+        return sums | {name: fmean(values) for name, values in watched.items()}
+
+
+def _watched(rows: Sequence[Row], logp_BT: Tensor) -> Iterator[tuple[str, float]]:
+    """The learner's own probability of what was forced on it; equal rows, merged, count once."""
+    for row, logp_T in zip(rows, logp_BT.detach(), strict=True):
+        place = row.trajectory.forced_action
+        if row.watched and place is not None:
+            yield row.watched, float(logp_T[len(row.trajectory.prompt_ids) + place - 1].exp())
 
 
 def _mix(*parts: int) -> int:

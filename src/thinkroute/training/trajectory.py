@@ -59,6 +59,16 @@ class Trajectory:
             for place in range(len(span.ids))
         ]
 
+    @property
+    def forced_action(self) -> int | None:
+        """Response position of the first token that was drawn in the learner's place; None without one."""
+        places = (
+            span.owner == FORCED and _logprob(span, place) is not None
+            for span in self.spans
+            for place in range(len(span.ids))
+        )
+        return next((place for place, forced in enumerate(places) if forced), None)
+
     def trained(self, learner: str) -> list[bool]:
         """Per response token: whether it gets a policy gradient."""
         allowed = [span.train for span in self.spans for _ in span.ids]

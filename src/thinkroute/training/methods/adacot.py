@@ -174,6 +174,10 @@ class AdaCoT:
         """The deciding token, where it is masked."""
         return frozenset({self.openings.decision}) if self.masks_decision else frozenset()
 
+    def watched(self, item: Item, trajectory: Trajectory) -> str:
+        """Nothing is forced."""
+        return ""
+
     def describe(self, item: Item, trajectory: Trajectory) -> Mapping[str, float]:
         """How often it thinks, by level and by label; how often it obeys."""
         reasons = has_reasoning(trajectory.text)

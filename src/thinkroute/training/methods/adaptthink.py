@@ -95,6 +95,10 @@ class AdaptThink:
         """Nothing: the decision is what is learned."""
         return frozenset()
 
+    def watched(self, item: Item, trajectory: Trajectory) -> str:
+        """How likely an answer at once is by the policy itself, by level: the forced share says nothing of that."""
+        return "" if has_reasoning(trajectory.text) else f"p_direct/level-{item.level}"
+
     def describe(self, item: Item, trajectory: Trajectory) -> Mapping[str, float]:
         """Accuracy of either mode by level; and how often free responses answer at once: the forced ones say nothing."""
         thinks = has_reasoning(trajectory.text)

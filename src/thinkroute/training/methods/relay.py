@@ -145,6 +145,10 @@ class Relay:
         """Nothing: commands are learned, and the teacher's tokens are not the student's to begin with."""
         return frozenset()
 
+    def watched(self, item: Item, trajectory: Trajectory) -> str:
+        """Nothing is forced."""
+        return ""
+
     def describe(self, item: Item, trajectory: Trajectory) -> Mapping[str, float]:
         """How often it calls, for how much, and how right it is."""
         outcome = self.outcome(item, trajectory)
