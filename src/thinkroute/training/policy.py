@@ -112,7 +112,7 @@ class PolicyTrainer:
             torch.manual_seed(rollouts.seed)  # pyright: ignore[reportUnknownMemberType]
             self._head = ValueHead(learner.width).to(self._device)
             self.modules.append(self._head)
-        self.optimizer: torch.optim.Optimizer = make_optimizer(self.modules, optimiser)
+        self.optimizer: torch.optim.Optimizer = make_optimizer(self.modules, optimiser, self._head)
 
     @property
     def _device(self) -> torch.device:
@@ -257,6 +257,7 @@ class PolicyTrainer:
                 where_BT=batch.mask_BT,
                 temperature=self._rollouts.temperature,
                 head=self._head,
+                entropy_moves=options.entropy_coefficient != 0,
             )
             losses_BT = policy_losses(
                 scores.logp_BT,
