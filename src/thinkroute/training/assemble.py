@@ -1,7 +1,7 @@
 """From a training file to a finished run: learner, sampler, task, the method's stages, a measured and stored model.
 
 Owns the order of the stages of each method and what a run's folder holds: `config.json`, `metrics.jsonl`,
-`checkpoint.pt` and `reference-*.json` while it goes on, `model/` and `report.json` when it is done.
+`checkpoint.pt`, `reference-*.json` and `before-*.json` while it goes on, `model/` and `report.json` when it is done.
 """
 
 from __future__ import annotations
@@ -246,18 +246,18 @@ def _most_tokens(config: AnyConfig) -> int | None:
 
 
 def _measured_before(run: Run) -> dict[str, Measurement]:
-    """The initial model; measured once where runs share a folder for such things."""
-    if run.references is None:
-        return _measure_modes(run)
+    """The initial model; measured once, also where runs share a folder for such things or a run is resumed."""
     asked = run.config.model_dump_json(include={"model", "task", "evaluate", "method", "orders"})
-    most = "" if isinstance(run.config, FusionConfig) else _most_tokens(run.config)
+    most = _most_tokens(run.config) or ("" if isinstance(run.config, FusionConfig) else None)
     key = hashlib.sha256(f"{fingerprint(run.learner)} {asked} {most}".encode()).hexdigest()[:12]
-    path = run.references / f"before-{key}.json"
+    path = (run.references or run.output) / f"before-{key}.json"
     if not path.exists():
         measured = _measure_modes(run)
-        path.write_text(
+        partial = path.with_suffix(".partial")
+        partial.write_text(
             json.dumps({name: [asdict(row) for row in result.rows] for name, result in measured.items()})
         )
+        partial.replace(path)
     stored: dict[str, list[dict[str, Any]]] = json.loads(path.read_text())
     return {name: Measurement([Answered(**row) for row in rows]) for name, rows in stored.items()}
 

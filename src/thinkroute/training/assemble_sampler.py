@@ -25,7 +25,7 @@ def checkpoint_sampler(config: AnyConfig, output: Path, learner: HuggingFaceLear
         config: Names the checkpoint.
         output: The run's folder.
         learner: The checkpoint.
-        seats: Requests that a server answers at once.
+        seats: Responses that are written at once, here or by a server.
 
     Raises:
         ConfigError: a server cannot be used, or the teacher is no checkpoint.
@@ -36,7 +36,7 @@ def checkpoint_sampler(config: AnyConfig, output: Path, learner: HuggingFaceLear
     tokens = ChatTokens(section.path)
     teacher = config.teacher if isinstance(config, RelayConfig) else None
     frozen = {TEACHER: _frozen(teacher)} if teacher and teacher.url is None else {}
-    local = TransformersSampler(tokens, learner, others=frozen)
+    local = TransformersSampler(tokens, learner, others=frozen, rows=seats)
     others: dict[str, Sampler] = dict.fromkeys(frozen, local)
     if teacher and teacher.url is not None:
         others = {TEACHER: VllmSampler(tokens, _address(TEACHER, teacher, "teacher", seats))}

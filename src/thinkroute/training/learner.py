@@ -31,6 +31,8 @@ class Learner(Protocol):
     module: nn.Module
     width: int
     """Size of a hidden state."""
+    vocabulary: int
+    """Logits per position."""
 
     def hidden(self, ids_BT: Tensor, real_BT: Tensor) -> Tensor:
         """Last hidden states (B, T, width) of right-padded ids; `real_BT` is False on padding."""
@@ -66,6 +68,7 @@ class FleetLearner:
         self._directory = directory
         sizes = Architecture.read(directory / "config.json")
         self.width = sizes.width
+        self.vocabulary = sizes.vocabulary
         self._model = Qwen3(sizes, seed=0)
         stored = read_weights(directory / "model.safetensors")
         state = {key: torch.from_numpy(value.copy()) for key, value in stored.items()}  # pyright: ignore[reportUnknownMemberType]
@@ -159,6 +162,7 @@ class HuggingFaceLearner:
             model = _with_adapters(model, lora_rank)
         self.model: Any = model.to(device)
         self.width = int(model.config.hidden_size)
+        self.vocabulary = int(model.config.vocab_size)
         self.module: nn.Module = cast("nn.Module", self.model)
 
     def hidden(self, ids_BT: Tensor, real_BT: Tensor) -> Tensor:
@@ -175,10 +179,14 @@ class HuggingFaceLearner:
         return _Merged(self.model)
 
     def save(self, directory: Path) -> None:
-        """Write weights (or adapters) and tokenizer in Hugging Face's layout."""
+        """Write weights and tokenizer in Hugging Face's layout; adapters are merged, and lie in `adapter` besides."""
         import transformers
 
-        self.model.save_pretrained(directory)
+        if hasattr(self.model, "get_base_model"):
+            self.model.get_base_model().save_pretrained(directory, state_dict=_Merged(self.model).tensors())
+            self.model.save_pretrained(directory / "adapter")
+        else:
+            self.model.save_pretrained(directory)
         cast("Any", transformers).AutoTokenizer.from_pretrained(self._path).save_pretrained(directory)
 
 
@@ -199,10 +207,20 @@ class _Merged(Mapping[str, NDArray[np.float32]]):
         }
 
     def __getitem__(self, key: str) -> NDArray[np.float32]:
+        return self._merged(key).cpu().numpy()
+
+    def _merged(self, key: str) -> Tensor:
         weight = self._state[key].detach().float()
         if (module := self._adapted.get(key)) is not None:
             weight = weight + module.get_delta_weight("default").detach().float()
-        return weight.cpu().numpy()
+        return weight
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The same in the checkpoint's own type; what no adapter works on is the model's own memory."""
+        return {
+            key: self._merged(key).to(value.dtype) if key in self._adapted else value
+            for key, value in self._state.items()
+        }
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._state)

@@ -38,6 +38,8 @@ class OptimiserOptions:
     """`linear` falls to zero over the last third of the steps."""
     steps: int = 0
     """Steps of the whole run; only `linear` needs them."""
+    value_learning_rate: float | None = None
+    """Of a value head, which then also has its gradient clipped apart from the model's; None: it goes with all the rest."""
 
 
 def learning_rate_at(step: int, options: OptimiserOptions) -> float:
@@ -48,21 +50,46 @@ def learning_rate_at(step: int, options: OptimiserOptions) -> float:
     return options.learning_rate * warm * min(1.0, 3 * (options.steps - step) / options.steps)
 
 
-def make_optimizer(modules: Sequence[nn.Module], options: OptimiserOptions) -> torch.optim.AdamW:
+def make_optimizer(
+    modules: Sequence[nn.Module], options: OptimiserOptions, head: nn.Module | None = None
+) -> torch.optim.AdamW:
     """AdamW over all trainable parameters; norm scales and biases do not decay.
 
     Weights of fewer than 32 bits are stepped in float32: see `mixed_precision`.
+
+    Args:
+        modules: What is trained.
+        options: AdamW's.
+        head: That of the modules which `value_learning_rate` is about.
     """
     parameters = [
         parameter for module in modules for parameter in module.parameters() if parameter.requires_grad
     ]
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": options.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+    if head is None or options.value_learning_rate is None:
+        groups = _groups(parameters, options.weight_decay)
+    else:
+        own = list(head.parameters())
+        known = {id(parameter) for parameter in own}
+        rest = [parameter for parameter in parameters if id(parameter) not in known]
+        pace = options.value_learning_rate / options.learning_rate
+        groups = [
+            *_groups(rest, options.weight_decay),
+            *({**group, _PACE: pace} for group in _groups(own, options.weight_decay)),
+        ]
     if all(parameter.dtype == torch.float32 for parameter in parameters):
         return torch.optim.AdamW(groups, lr=options.learning_rate, betas=options.betas)
     return MasterAdamW(groups, options.learning_rate, options.betas)
+
+
+_PACE = "pace"
+"""In a parameter group: its learning rate over that of the rest, from which its gradient is clipped apart."""
+
+
+def _groups(parameters: Sequence[Tensor], weight_decay: float) -> list[dict[str, Any]]:
+    return [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
 
 
 def backward(loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
@@ -85,12 +112,17 @@ class Trainer(Protocol):
 
 
 def apply_gradients(trainer: Trainer, learning_rate: float, clip_norm: float) -> float:
-    """Clip, step, forget the gradients; returns the norm before clipping."""
-    for group in trainer.optimizer.param_groups:
-        group["lr"] = learning_rate
+    """Clip, step, forget the gradients; returns the norm before clipping (the model's own where a head is clipped apart)."""
+    groups = trainer.optimizer.param_groups
+    for group in groups:
+        group["lr"] = learning_rate * group.get(_PACE, 1.0)
+    apart = {id(p) for group in groups if _PACE in group for p in group["params"]}
     masters = trainer.optimizer.masters if isinstance(trainer.optimizer, MasterAdamW) else None
     parameters = masters or [p for module in trainer.modules for p in module.parameters()]
-    norm = torch.nn.utils.clip_grad_norm_([p for p in parameters if p.grad is not None], clip_norm)
+    moved = [p for p in parameters if p.grad is not None]
+    norm = torch.nn.utils.clip_grad_norm_([p for p in moved if id(p) not in apart], clip_norm)
+    if apart:
+        torch.nn.utils.clip_grad_norm_([p for p in moved if id(p) in apart], clip_norm)
     trainer.optimizer.step()  # pyright: ignore[reportUnknownMemberType]
     trainer.optimizer.zero_grad(set_to_none=True)
     return float(norm)

@@ -116,7 +116,7 @@ class PolicyTrainer:
             torch.manual_seed(rollouts.seed)  # pyright: ignore[reportUnknownMemberType]
             self._head = ValueHead(learner.width).to(self._device)
             self.modules.append(self._head)
-        self.optimizer: torch.optim.Optimizer = make_optimizer(self.modules, optimiser)
+        self.optimizer: torch.optim.Optimizer = make_optimizer(self.modules, optimiser, self._head)
 
     @property
     def _device(self) -> torch.device:
@@ -267,6 +267,7 @@ class PolicyTrainer:
                 where_BT=batch.mask_BT,
                 temperature=self._rollouts.temperature,
                 head=self._head,
+                entropy_moves=options.entropy_coefficient != 0,
             )
             for name, probability in _watched(rows, scores.logp_BT):
                 watched.setdefault(name, []).append(probability)

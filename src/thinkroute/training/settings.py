@@ -142,6 +142,11 @@ class AdaCoTConfig(TrainingConfig):
         "a hundred tokens later, and answering at once looks better than it is.",
     )
     entropy: NonNegative = 0.0
+    value_learning_rate: Positive | None = Field(
+        default=None,
+        exclude_if=usual(None),
+        description="Of the critic, clipped apart then; default: the optimiser's. At a checkpoint's 1e-6 it learns nothing.",
+    )
 
     @model_validator(mode="after")
     def _no_direct_cap(self) -> Self:

@@ -6,6 +6,7 @@ Owns turning a method's part of a training file into its objects. The relay's st
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from random import Random
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -180,7 +181,9 @@ def run_adacot(run: Run, config: AdaCoTConfig) -> dict[str, object]:
         hard or pool,
         options=options,
         rollouts=_rollouts(config.rollouts, config.seed),
-        optimiser=_optimiser(config.optimiser, config.steps),
+        optimiser=replace(
+            _optimiser(config.optimiser, config.steps), value_learning_rate=config.value_learning_rate
+        ),
     )
     run.train(trainer, config.steps, "reinforce")
     if not held_out:
