@@ -131,6 +131,9 @@ class Right:
     def excluded(self, trajectory: Trajectory) -> frozenset[int]:
         return frozenset()
 
+    def watched(self, item: Item, trajectory: Trajectory) -> str:
+        return ""
+
     def describe(self, item: Item, trajectory: Trajectory) -> Mapping[str, float]:
         return {}
 

@@ -192,7 +192,7 @@ def assemble(config: AnyConfig, output: Path, watcher: Watcher) -> Run:
     """Load what a run needs."""
     task = _task(config)
     section = config.model
-    seats = 128 if isinstance(config, FusionConfig) else config.rollouts.seats
+    seats = config.seats if isinstance(config, FusionConfig) else config.rollouts.seats
     if section.fleet is not None:
         directory = section.directory or shipped.directory(section.fleet)
         learner: Learner = FleetLearner(section.fleet, directory)

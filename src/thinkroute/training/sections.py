@@ -188,7 +188,9 @@ class RolloutSection(Section):
     updates: Count = Field(default=1, description="Optimiser steps per pass.")
     tokens_per_batch: Count = 16_384
     seats: Count = Field(
-        default=128, description="Responses that the embedded engine, or a server, writes at once."
+        default=128,
+        description="Responses that the embedded engine, Transformers or a server writes at once. With Transformers their "
+        "keys and values must fit in memory.",
     )
 
 

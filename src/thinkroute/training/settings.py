@@ -197,6 +197,11 @@ class FusionConfig(TrainingConfig):
         description="Least and most tokens of those thoughts.",
     )
     examples_per_step: Count = 32
+    seats: Count = Field(
+        default=128,
+        exclude_if=usual(128),
+        description="Responses that are written at once, as rollouts.seats.",
+    )
     direct_levels: tuple[Level, ...] = Field(
         default=(), description="Levels the non-thinking samples are drawn from; empty: all."
     )
