@@ -156,7 +156,9 @@ def test_seats_are_the_rows_generated_at_once(
     learner: HuggingFaceLearner, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     watched = Watched(learner, monkeypatch)
-    config = settings.load("adaptthink-fleet", "adaptthink", {"model": {"path": BASE}})
+    config = settings.load(
+        "adaptthink-fleet", "adaptthink", {"model": {"path": BASE}, "rollouts.most_tokens": 80}
+    )
     checkpoint_sampler(config, tmp_path, learner, seats=3).generate(calls(7))
     assert watched.rows == [3, 3, 1]
 

@@ -11,7 +11,6 @@ from thinkroute.training import settings
 from thinkroute.training.assemble import Run
 from thinkroute.training.gates import CAMPAIGNS
 from thinkroute.training.promises import (
-    CUT,
     FORMULA,
     JUDGED,
     MASKED,
@@ -86,7 +85,6 @@ def test_adaptthink_s_point_of_accuracy_is_judged_by_the_worse_end_of_the_interv
 
 def test_the_variants_of_a_campaign_differ_in_what_their_labels_say() -> None:
     for method, label, name, value in (
-        ("fusion", CUT, "cut_share", 0.5),
         ("adaptthink", FORMULA, "ratio", "token"),
         ("adacot", MASKED, "masks_decision", True),
         ("adacot", UNMASKED, "masks_decision", False),
@@ -138,7 +136,9 @@ def test_routing_from_outside_is_judged_by_the_worse_end_of_the_interval() -> No
 def test_every_run_of_a_campaign_has_a_valid_configuration_and_a_folder_of_its_own(method: str) -> None:
     campaign = CAMPAIGNS[method]
     for variant in campaign.variants:
-        loaded = settings.load(campaign.config, method, {**variant.overrides, "seed": variant.seed})
+        loaded = settings.load(
+            variant.config or campaign.config, method, {**variant.overrides, "seed": variant.seed}
+        )
         assert loaded.seed == variant.seed
     names = [variant.name for variant in campaign.variants]
     assert len(set(names)) == len(names)

@@ -77,7 +77,6 @@ def test_the_papers_hyper_parameters_are_the_shipped_ones() -> None:
         ({"task.level_shares": [1, -1, 0, 0, 0]}, r"level_shares\.1"),
         ({"optimiser.betas": [2, 3]}, r"betas\.0"),
         ({"task.grader": "exact"}, "`grader` is about `file`, which is not set"),
-        ({"task.file": "q.jsonl", "task.families": ["story"]}, "`families` is of the fleet's tasks"),
         ({"forced": False}, "thinking: free says"),
         ({"model": {"path": "x"}, "rollouts.most_tokens": None}, "how long a checkpoint's responses may get"),
     ],
@@ -92,7 +91,7 @@ def test_a_wrong_value_is_named(overrides: Mapping[str, object], message: str) -
     [
         ("adacot", {"reinforced_levels": [9]}, r"reinforced_levels\.0"),
         ("adacot", {"reinforced_levels": [1], "task.level_shares": [0, 1, 1, 1, 1]}, "has none of"),
-        ("adacot", {"orders.always": "Think!"}, "members read only /think"),
+        ("adacot", {"orders.always": "Think!", "orders.share": 0.1}, "members read only /think"),
         ("fusion", {"cut_tokens": [1, 9]}, "does nothing without cut_share"),
         ("fusion", {"cut_share": 0.2, "cut_tokens": [9, 1]}, "least before most"),
         ("fusion", {"cut_share": 0.7}, "add up to at most 1"),
@@ -309,7 +308,7 @@ SMOKE: Mapping[str, Mapping[str, object]] = {
         "delta": 0.5,
         "rollouts.group": 8,
     },
-    "adacot": {"reference.samples": 2, "steps": 2, "warm_up.steps": 12, "orders.warm_up_questions": 20},
+    "adacot": {"reference.samples": 2, "steps": 2, "warm_up.steps": 12},
     "fusion": {"steps": 25, "optimiser.schedule": "constant"},
 }
 

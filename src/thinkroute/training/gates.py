@@ -20,12 +20,11 @@ from thinkroute.errors import DataError
 from thinkroute.training import external
 from thinkroute.training.assemble import MIXES, Watcher, execute
 from thinkroute.training.promises import (
-    CUT,
     EASY,
     FORMULA,
-    FUSION,
     JUDGED,
     MASKED,
+    ORDERED,
     UNIFORM,
     UNMASKED,
     Report,
@@ -49,6 +48,8 @@ class Variant:
     label: str
     overrides: Mapping[str, object]
     seed: int = 0
+    config: str | None = None
+    """Another file than the campaign's."""
 
     @property
     def name(self) -> str:
@@ -91,9 +92,6 @@ def _masking(label: str, seed: int, *, masks: bool) -> Variant:
             "masks_decision": masks,
             "reinforced_levels": [4, 5],
             "flipped_labels": 0.25,
-            "orders.share": 0.0,
-            "warm_up.steps": 100,
-            "warm_up.optimiser.learning_rate": 5e-4,
             "penalties.miss": 0.0,
             "penalties.over": 0.0,
             "optimiser.learning_rate": 3e-4,
@@ -123,6 +121,7 @@ CAMPAIGNS: Mapping[str, Campaign] = {
             "adacot-fleet",
             (
                 *(_point(*penalties, seed) for seed in SEEDS for penalties in PENALTIES),
+                *(Variant(ORDERED, {}, seed, "adacot-fleet-orders") for seed in SEEDS[:2]),
                 *(_masking(MASKED, seed, masks=True) for seed in SEEDS),
                 *(_masking(UNMASKED, seed, masks=False) for seed in SEEDS),
             ),
@@ -132,21 +131,7 @@ CAMPAIGNS: Mapping[str, Campaign] = {
         Campaign(
             "fusion",
             "fusion-fleet",
-            (
-                *(Variant(FUSION, {}, seed) for seed in SEEDS),
-                Variant(
-                    CUT,
-                    {
-                        "cut_share": 0.5,
-                        "cut_tokens": [1, 20],
-                        "thinking_share": 0.25,
-                        "task.questions": 24_000,
-                        "task.level_shares": [0.1, 0.2, 0.4, 0.2, 0.1],
-                        "steps": 800,
-                        "optimiser.learning_rate": 1.2e-3,
-                    },
-                ),
-            ),
+            tuple(Variant("fusion", {}, seed) for seed in SEEDS),
             judge_fusion,
         ),
         Campaign(
@@ -198,7 +183,7 @@ def run_campaign(
     missing: list[str] = []
     for variant in campaign.variants:
         settings = {**overrides, **variant.overrides, "seed": variant.seed, "evaluate": questions}
-        config = load(campaign.config, campaign.method, settings)
+        config = load(variant.config or campaign.config, campaign.method, settings)
         folder = work / variant.name
         stored = folder / "report.json"
         finished = stored.exists() and json.loads((folder / "config.json").read_text()) == config.model_dump(
@@ -211,7 +196,7 @@ def run_campaign(
             json.loads(stored.read_text()) if finished else execute(config, folder, watcher, references=work)
         )
         reports.setdefault(variant.label, {})[variant.seed] = report
-        if campaign.mix is not None and variant.label not in (MASKED, UNMASKED, FORMULA):
+        if campaign.mix is not None and variant.label not in (MASKED, UNMASKED, ORDERED, FORMULA):
             watcher.stage(f"routing from outside ({variant.name})", 0)
             comparisons.setdefault(variant.label, {})[variant.seed] = _external(
                 config, folder, JUDGED[1] if variant.label == JUDGED[0] else None

@@ -15,15 +15,14 @@ from typing import Any
 from thinkroute.wire.soft_switch import NO_THINK, THINK
 
 EASY, UNIFORM = "easy_heavy", "uniform"
+ORDERED = "miss=0.3 over=0.3, with orders"
+"""AdaCoT with system messages that leave no choice."""
 MASKED, UNMASKED = "hard only, decision masked", "hard only, decision not masked"
 """The ablation of selective loss masking: the paper's mathematical stage with a judge that errs in a quarter."""
 
 
 FORMULA = "delta=0.15, the paper's formula"
 """AdaptThink's ratio as its paper writes it, token by token."""
-
-FUSION, CUT = "fusion", "fusion, cut thoughts"
-"""As published; and learning to answer behind thoughts that a budget cut."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,9 +128,9 @@ def _above_mix(report: Report) -> float:
 
 def judge_adacot(reports: Reports, comparisons: Reports) -> list[Verdict]:
     """Trigger rates at the oracle threshold of each operating point, on or above the mix of always and never."""
-    verdicts = judge_masking(reports)
+    verdicts = [*judge_masking(reports), *judge_orders(reports)]
     for label, runs in reports.items():
-        if label in (MASKED, UNMASKED):
+        if label in (MASKED, UNMASKED, ORDERED):
             continue
         off = _mean(runs, lambda r: abs(r["oracle"]["rate"] - r["oracle"]["thinks"]))
         verdicts.append(at_most(f"distance of the thinking rate to the oracle's, {label}", off, 0.05))
@@ -142,10 +141,27 @@ def judge_adacot(reports: Reports, comparisons: Reports) -> list[Verdict]:
         verdicts.append(
             at_least(f"accuracy above the mix at equal tokens, {label}", _mean(runs, _above_mix), 0.0)
         )
-        for order, wanted in (("always", 0.0), ("never", 1.0)):
-            disobeyed = _mean(runs, lambda r: abs(wanted - r["after"][order][UNIFORM]["direct_share"]))  # noqa: B023 - called at once
-            verdicts.append(at_least(f"obeys the order to {order} think, {label}", 1 - disobeyed, 0.99))
     return verdicts
+
+
+def judge_orders(reports: Reports) -> list[Verdict]:
+    """Told to always or never think, the model does, and thinks as well as the one before."""
+    if (runs := reports.get(ORDERED)) is None:
+        return []
+
+    def thinks(order: str) -> float:
+        return _mean(runs, lambda r: 1 - r["after"][order][UNIFORM]["direct_share"])
+
+    kept = _mean(
+        runs, lambda r: r["after"]["always"][UNIFORM]["accuracy"] - r["before"]["think"][UNIFORM]["accuracy"]
+    )
+    return [
+        at_least(f"thinks when ordered to always think, {ORDERED}", thinks("always"), 0.99),
+        at_most(f"thinks when ordered to never think, {ORDERED}", thinks("never"), 0.01),
+        at_least(
+            f"accuracy when ordered to always think, gain over the model before, {ORDERED}", kept, -0.01
+        ),
+    ]
 
 
 def judge_masking(reports: Reports) -> list[Verdict]:
@@ -187,10 +203,8 @@ def judge_external(comparisons: Reports, mix: str) -> list[Verdict]:
 
 def judge_fusion(reports: Reports, comparisons: Reports) -> list[Verdict]:
     """Obedience, nothing forgotten, both modes equally good where it is easy, and more budget never worse."""
-    return [verdict for label, runs in reports.items() for verdict in _judge_fused(label, runs)]
+    runs = reports["fusion"]
 
-
-def _judge_fused(label: str, runs: Mapping[int, Report]) -> list[Verdict]:
     def share(mode: str) -> float:
         return _mean(runs, lambda r: r["after"][mode][UNIFORM]["direct_share"])
 
@@ -206,14 +220,14 @@ def _judge_fused(label: str, runs: Mapping[int, Report]) -> list[Verdict]:
     gains = [after - before for before, after in pairwise(curve)]
     ranks = correlation(range(len(curve)), [sorted(curve).index(value) for value in curve])
     return [
-        at_least(f"answers at once when told {NO_THINK}, {label}", share(NO_THINK), 0.99),
-        at_least(f"thinks when told {THINK}, {label}", 1 - share(THINK), 0.99),
-        at_least(f"thinks when told nothing, {label}", 1 - share("free"), 0.99),
-        at_least(f"thinking accuracy, gain over the model before, {label}", kept, -0.01),
-        at_most(f"level 1, distance of both modes, {label}", easy, 0.02),
-        at_least(f"level 5, thinking above not thinking, {label}", hard, 0.2),
-        at_least(f"budget curve: rank correlation of budget and accuracy, {label}", ranks, 0.9),
-        at_least(f"budget curve: least gain from budget to budget, {label}", min(gains), -0.01),
+        at_least(f"answers at once when told {NO_THINK}", share(NO_THINK), 0.99),
+        at_least(f"thinks when told {THINK}", 1 - share(THINK), 0.99),
+        at_least("thinks when told nothing", 1 - share("free"), 0.99),
+        at_least("thinking accuracy, gain over the model before", kept, -0.01),
+        at_most("level 1, distance of both modes", easy, 0.02),
+        at_least("level 5, thinking above not thinking", hard, 0.2),
+        at_least("budget curve: rank correlation of budget and accuracy", ranks, 0.9),
+        at_least("budget curve: least gain from budget to budget", min(gains), -0.01),
     ]
 
 

@@ -147,17 +147,10 @@ class TaskSection(Section):
     )
 
     @model_validator(mode="after")
-    def _one_source(self) -> Self:
-        fields = type(self).model_fields
-        members_only, files_only = ("families", "level_shares"), ("grader", "eval_file")
-        for name in members_only if self.file else files_only:
-            if getattr(self, name) != fields[name].default:
-                where = (
-                    "of the fleet's tasks: a file has its own"
-                    if self.file
-                    else "about `file`, which is not set"
-                )
-                raise ValueError(f"`{name}` is {where}")
+    def _questions(self) -> Self:
+        for name in ("grader", "eval_file"):
+            if self.file is None and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"`{name}` is about `file`, which is not set")
         if not any(self.level_shares):
             raise ValueError("level_shares: one level at least needs a share above 0")
         return self
