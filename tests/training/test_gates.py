@@ -70,16 +70,17 @@ def test_the_formula_s_plateau_needs_a_decision_that_moves_and_one_that_moves_on
 
 
 def test_adaptthink_s_point_of_accuracy_is_judged_by_the_worse_end_of_the_interval() -> None:
-    level = {str(number): value for number, value in enumerate((1.0, 1.0, 0.3, 0.0, 0.0), 1)}
-    report = {
-        "dial": [{"threshold": JUDGED[1], "by_level": {"direct": level}}],
-        "against_thinking": {"easy_heavy": {"length_share": 0.49}},
-    }
+    report = {"against_thinking": {"easy_heavy": {"length_share": 0.49}}}
     for worse_end, met in ((-0.009, True), (-0.011, False)):
-        arm = {"length_share": 0.48, "gain_over_thinking": [-0.005, worse_end, 0.001]}
+        arm = {
+            "length_share": 0.48,
+            "gain_over_thinking": [-0.005, worse_end, 0.001],
+            "direct_by_level": [1.0, 1.0, 0.3, 0.0, 0.0],
+        }
         compared = {JUDGED[0]: {0: {"dial": {"threshold": JUDGED[1], "easy_heavy": arm}}}}
-        length, accuracy, *_ = judge_adaptthink({JUDGED[0]: {0: report}}, compared)
+        length, mean, accuracy, *_ = judge_adaptthink({JUDGED[0]: {0: report}}, compared)
         assert length.met
+        assert mean.met
         assert accuracy.met is met
 
 

@@ -149,6 +149,7 @@ def against(
         "length_share": round(
             trained.mean("tokens", shares) / Measurement(known.think).mean("tokens", shares), 4
         ),
+        "direct_by_level": _rounded(list(trained.by_level("direct").values())),
         "best_router": best,
         "gain_over_random_mix": judged["random_mix"]["gain"],
         "gain_over_best_router": judged[best]["gain"],

@@ -54,22 +54,18 @@ def _mean(reports: Mapping[int, Report], read: Callable[[Report], float]) -> flo
     return fmean(read(report) for report in reports.values())
 
 
-JUDGED = ("delta=0.15", 0.3)
-"""δ, and the threshold that the judged arm, `adaptive=0.3`, puts on the model's own decision. The paper's δ is run beside it."""
-
-
-def _on_dial(report: Report) -> Mapping[str, Any]:
-    return next(point for point in report["dial"] if point["threshold"] == JUDGED[1])
+JUDGED = ("delta=0.15", 0.35)
+"""δ, and the threshold that the judged arm, `adaptive=0.35`, puts on the model's own decision: the least loss for half of the
+length on 2,000 other questions. The paper's δ is run beside it."""
 
 
 def judge_adaptthink(reports: Reports, comparisons: Reports) -> list[Verdict]:
     """Half the length at no more than a point of accuracy, skipping thought where it is easy."""
     label, threshold = JUDGED
     arm = f"{label}, threshold {threshold}"
-    main = reports[label]
+    arms = {seed: runs["dial"][EASY] for seed, runs in comparisons[label].items()}
     shares = [
-        fmean(values)
-        for values in zip(*(_on_dial(r)["by_level"]["direct"].values() for r in main.values()), strict=True)
+        fmean(values) for values in zip(*(run["direct_by_level"] for run in arms.values()), strict=True)
     ]
     worst_rise = max(after - before for before, after in pairwise(shares))
     lengths = [
@@ -78,12 +74,16 @@ def judge_adaptthink(reports: Reports, comparisons: Reports) -> list[Verdict]:
     ]
     worst_order = max((after - before for before, after in pairwise(lengths)), default=0.0)
 
-    arms = {seed: runs["dial"][EASY] for seed, runs in comparisons[label].items()}
     return [
         at_most(
             f"length, easy-heavy mix, as a share of thinking's, {arm}",
             _mean(arms, lambda r: r["length_share"]),
             0.5,
+        ),
+        at_least(
+            f"accuracy gain over thinking, easy-heavy mix, {arm}",
+            _mean(arms, lambda r: r["gain_over_thinking"][0]),
+            -0.01,
         ),
         at_least(
             f"accuracy gain over thinking, easy-heavy mix, lower end of the interval, {arm}",
