@@ -19,6 +19,7 @@ from typing import Any, cast
 from thinkroute.errors import DataError
 from thinkroute.training import external
 from thinkroute.training.assemble import MIXES, Watcher, execute
+from thinkroute.training.methods.adacot import OPERATING_POINTS
 from thinkroute.training.promises import (
     EASY,
     FORMULA,
@@ -81,8 +82,8 @@ def _point(miss: float, over: float, seed: int) -> Variant:
     return Variant(f"miss={miss} over={over}", {"penalties.miss": miss, "penalties.over": over}, seed)
 
 
-PENALTIES = ((0.1, 0.3), (0.3, 0.3), (0.3, 0.1), (0.1, 0.6))
-"""AdaCoT's operating points: for a missed thought, for a needless one."""
+PENALTIES = (*OPERATING_POINTS, (0.1, 0.6))
+"""AdaCoT's fines for a missed thought and for a needless one: the paper's four, and a harsher one."""
 
 
 def _masking(label: str, seed: int, *, masks: bool) -> Variant:
