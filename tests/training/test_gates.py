@@ -11,6 +11,7 @@ from thinkroute.training import settings
 from thinkroute.training.assemble import Run
 from thinkroute.training.gates import CAMPAIGNS
 from thinkroute.training.promises import (
+    CODE,
     FORMULA,
     JUDGED,
     MASKED,
@@ -65,7 +66,7 @@ def test_the_formula_s_plateau_needs_a_decision_that_moves_and_one_that_moves_on
     def run(at_level_1: float) -> dict[int, Any]:
         return {0: {"after": {"free": {"by_level": {"p_direct": {"1": at_level_1, "5": 0.1}}}}}}
 
-    reports = {FORMULA: run(formula), JUDGED[0]: run(code)}
+    reports = {FORMULA: run(formula), CODE: run(code)}
     assert [verdict.met for verdict in judge_formula(reports)] == met
 
 

@@ -21,6 +21,7 @@ from thinkroute.training import external
 from thinkroute.training.assemble import MIXES, Watcher, execute
 from thinkroute.training.methods.adacot import OPERATING_POINTS
 from thinkroute.training.promises import (
+    CODE,
     EASY,
     FORMULA,
     JUDGED,
@@ -111,7 +112,9 @@ CAMPAIGNS: Mapping[str, Campaign] = {
                 *_delta(0.15, *SEEDS),
                 *_delta(0.05, *SEEDS),
                 *_delta(0.2, *SEEDS),
-                Variant(FORMULA, {"delta": 0.15, "ratio": "token"}),
+                # Both halves forced, as in the paper: what a free half decides pushes on where the clip stops the forced one.
+                Variant(FORMULA, {"delta": 0.15, "kl": 0.0, "thinking": "forced", "ratio": "token"}),
+                Variant(CODE, {"delta": 0.15, "kl": 0.0, "thinking": "forced"}),
                 Variant("delta=0.15, no divergence", {"delta": 0.15, "kl": 0.0}),
             ),
             judge_adaptthink,
@@ -197,7 +200,7 @@ def run_campaign(
             json.loads(stored.read_text()) if finished else execute(config, folder, watcher, references=work)
         )
         reports.setdefault(variant.label, {})[variant.seed] = report
-        if campaign.mix is not None and variant.label not in (MASKED, UNMASKED, ORDERED, FORMULA):
+        if campaign.mix is not None and variant.label not in (MASKED, UNMASKED, ORDERED, FORMULA, CODE):
             watcher.stage(f"routing from outside ({variant.name})", 0)
             comparisons.setdefault(variant.label, {})[variant.seed] = _external(
                 config, folder, JUDGED[1] if variant.label == JUDGED[0] else None

@@ -21,8 +21,11 @@ MASKED, UNMASKED = "hard only, decision masked", "hard only, decision not masked
 """The ablation of selective loss masking: the paper's mathematical stage with a judge that errs in a quarter."""
 
 
-FORMULA = "delta=0.15, the paper's formula"
-"""AdaptThink's ratio as its paper writes it, token by token."""
+FORMULA, CODE = (
+    "delta=0.15, both halves forced, the paper's formula",
+    "delta=0.15, both halves forced, its code's ratio",
+)
+"""AdaptThink's ratio as its paper writes it, token by token, and as its code computes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +107,7 @@ PLATEAU = (0.35, 0.65)
 
 def judge_formula(reports: Reports) -> list[Verdict]:
     """The formula's clip keeps the decision on its plateau even where it is clear; the published code's ratio does not."""
-    if FORMULA not in reports:
+    if FORMULA not in reports or CODE not in reports:
         return []
 
     def at_level_1(label: str) -> float:
@@ -114,7 +117,7 @@ def judge_formula(reports: Reports) -> list[Verdict]:
     return [
         at_least(f"{promise}, {FORMULA}", at_level_1(FORMULA), PLATEAU[0]),
         at_most(f"{promise}, {FORMULA}", at_level_1(FORMULA), PLATEAU[1]),
-        at_least(f"{promise}, {JUDGED[0]}, the published code's ratio", at_level_1(JUDGED[0]), PLATEAU[1]),
+        at_least(f"{promise}, {CODE}", at_level_1(CODE), PLATEAU[1]),
     ]
 
 
