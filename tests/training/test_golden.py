@@ -239,6 +239,43 @@ def test_the_papers_formula_weighs_by_p_over_one_half_and_stops_between_two_and_
         assert decision_gradients(log(p), tokens, advantage, "token")[0] == 0
 
 
+@pytest.mark.parametrize(
+    ("ratio", "tokens", "easy", "hard"),
+    [
+        ("token", 3, 0.6, 0.4),
+        ("token", 20, 0.6, 0.4),
+        ("sequence_mean", 3, 0.864, 0.256),
+        ("sequence_mean", 8, 1.0, 0.0839),
+        ("sequence_mean", 20, 1.0, 0.0058),
+    ],
+)
+def test_a_policy_of_one_logit_trained_by_either_ratio_ends_where_the_tables_say(
+    ratio: RatioName, tokens: int, easy: float, hard: float
+) -> None:
+    """Half of the responses are forced each way. Easy: direct answers are right, worth delta. Hard: they are wrong."""
+    options = PolicyOptions(advantage="raw", ratio=ratio, aggregation="sequence_mean")
+    behaviour_BT = torch.zeros(2, tokens)
+    behaviour_BT[:, 0] = log(0.5)
+    for direct_advantage, end in ((0.05, easy), (-0.95, hard)):
+        logit = torch.zeros((), requires_grad=True)
+        advantages_BT = torch.tensor([[direct_advantage], [0.0]]).expand(2, tokens)
+        for _ in range(600):
+            decided = torch.stack(
+                [torch.nn.functional.logsigmoid(logit), torch.nn.functional.logsigmoid(-logit)]
+            )
+            # Later tokens are as likely as when they were drawn.
+            logp_BT = torch.cat([decided[:, None], torch.zeros(2, tokens - 1)], dim=1)
+            mask_BT = torch.ones(2, tokens)
+            losses_BT = policy_losses(logp_BT, behaviour_BT, advantages_BT, mask_BT, options)
+            loss = aggregate(losses_BT, mask_BT, torch.ones(2), "sequence_mean")
+            [gradient] = torch.autograd.grad(loss, [logit])
+            with torch.no_grad():
+                logit -= (
+                    0.02 * gradient.sign()
+                )  # no momentum that would carry it past where the gradient ends
+        assert float(torch.sigmoid(logit.detach())) == pytest.approx(end, abs=0.01)
+
+
 def test_truncated_importance_sampling_never_clips_and_caps_its_weight() -> None:
     tokens = 4
     low, *_ = decision_gradients(log(0.05), tokens, 1.0, "tis")

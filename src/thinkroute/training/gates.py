@@ -126,8 +126,8 @@ CAMPAIGNS: Mapping[str, Campaign] = {
             (
                 *(_point(*penalties, seed) for seed in SEEDS for penalties in PENALTIES),
                 *(Variant(ORDERED, {}, seed, "adacot-fleet-orders") for seed in SEEDS[:2]),
-                *(_masking(MASKED, seed, masks=True) for seed in SEEDS),
-                *(_masking(UNMASKED, seed, masks=False) for seed in SEEDS),
+                _masking(MASKED, 0, masks=True),
+                _masking(UNMASKED, 0, masks=False),
             ),
             judge_adacot,
             UNIFORM,

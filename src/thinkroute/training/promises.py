@@ -107,7 +107,7 @@ PLATEAU = (0.35, 0.65)
 
 def judge_formula(reports: Reports) -> list[Verdict]:
     """The formula's clip keeps the decision on its plateau even where it is clear; the published code's ratio does not."""
-    if FORMULA not in reports or CODE not in reports:
+    if FORMULA not in reports:
         return []
 
     def at_level_1(label: str) -> float:
@@ -117,7 +117,7 @@ def judge_formula(reports: Reports) -> list[Verdict]:
     return [
         at_least(f"{promise}, {FORMULA}", at_level_1(FORMULA), PLATEAU[0]),
         at_most(f"{promise}, {FORMULA}", at_level_1(FORMULA), PLATEAU[1]),
-        at_least(f"{promise}, {CODE}", at_level_1(CODE), PLATEAU[1]),
+        *([at_least(f"{promise}, {CODE}", at_level_1(CODE), PLATEAU[1])] if CODE in reports else []),
     ]
 
 
