@@ -16,7 +16,7 @@ from statistics import fmean
 from thinkroute import programs
 from thinkroute.catalog import family_named
 from thinkroute.engines.embedded import EmbeddedEngine
-from thinkroute.fleet.shipped import MEMBERS, TRAINED
+from thinkroute.fleet import shipped
 from thinkroute.fleet.tasks import FAMILIES, LEVELS, FamilyName, Problem, generate, grade
 from thinkroute.programs.driver import Prompt, Run
 from thinkroute.programs.protocol import ThinkingFormat
@@ -133,8 +133,7 @@ class Examiner:
 
 def always_thinking() -> frozenset[str]:
     """Shipped members, and what was trained from them, that know no soft switches."""
-    known = {**MEMBERS, **TRAINED}
-    return frozenset(name for name, member in known.items() if not member.switches)
+    return frozenset(name for name in shipped.all_names() if not shipped.member(name).switches)
 
 
 @dataclass(frozen=True, slots=True)

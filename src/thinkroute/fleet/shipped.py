@@ -75,6 +75,15 @@ def all_names() -> tuple[str, ...]:
     return tuple(_ALL)
 
 
+def member(name: str) -> Member:
+    """One member, or what was trained from one.
+
+    Raises:
+        KeyError: nothing of that name is shipped.
+    """
+    return _ALL[name]
+
+
 def directory(name: str) -> Path:
     """The folder of one member, or of what was trained from one, in Hugging Face's layout.
 

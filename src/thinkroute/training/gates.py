@@ -87,7 +87,7 @@ PENALTIES = (*OPERATING_POINTS, (0.1, 0.6))
 """AdaCoT's fines for a missed thought and for a needless one: the paper's four, and a harsher one."""
 
 
-def _masking(label: str, seed: int, *, masks: bool) -> Variant:
+def _masking(label: str, *, masks: bool) -> Variant:
     return Variant(
         label,
         {
@@ -98,7 +98,6 @@ def _masking(label: str, seed: int, *, masks: bool) -> Variant:
             "penalties.over": 0.0,
             "optimiser.learning_rate": 3e-4,
         },
-        seed,
     )
 
 
@@ -126,8 +125,8 @@ CAMPAIGNS: Mapping[str, Campaign] = {
             (
                 *(_point(*penalties, seed) for seed in SEEDS for penalties in PENALTIES),
                 *(Variant(ORDERED, {}, seed, "adacot-fleet-orders") for seed in SEEDS[:2]),
-                _masking(MASKED, 0, masks=True),
-                _masking(UNMASKED, 0, masks=False),
+                _masking(MASKED, masks=True),
+                _masking(UNMASKED, masks=False),
             ),
             judge_adacot,
             UNIFORM,

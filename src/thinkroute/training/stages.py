@@ -6,6 +6,7 @@ Owns turning a method's part of a training file into its objects. The relay's st
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
 from statistics import fmean
@@ -19,7 +20,7 @@ from thinkroute.programs.protocol import ThinkingFormat
 from thinkroute.training.batch import Row
 from thinkroute.training.learner import FleetLearner
 from thinkroute.training.losses import PolicyOptions
-from thinkroute.training.measure import budget_curve, measure
+from thinkroute.training.measure import Answered, budget_curve, measure
 from thinkroute.training.methods.adacot import (
     AdaCoT,
     Labels,
@@ -134,7 +135,7 @@ def _introduce_flags(run: Run, seed: int) -> None:
     """Soft switches for a shipped member that has never seen any; a run's model may have learned them."""
     if run.config.model.directory is not None or not isinstance(run.learner, FleetLearner):
         return
-    if not {**shipped.MEMBERS, **shipped.TRAINED}[run.learner.name].switches:
+    if not shipped.member(run.learner.name).switches:
         run.learner.introduce(
             [token for flag in (THINK, NO_THINK) for token in run.sampler.encode(f" {flag}")], seed
         )
@@ -153,7 +154,7 @@ def run_adacot(run: Run, config: AdaCoTConfig) -> dict[str, object]:
     if config.warm_up.steps:
         _warm_up(run, config, pool, labels)
     pool = labels.orders.given(pool, config.orders.share, config.seed)
-    warmed = _decisions(run, config, held_out)
+    warmed = _decisions(config, _measured(run, held_out))
     hard = [item for item in pool if item.level in config.reinforced_levels]
     if config.reinforced_levels and not hard:
         raise ConfigError(
@@ -188,18 +189,23 @@ def run_adacot(run: Run, config: AdaCoTConfig) -> dict[str, object]:
     run.train(trainer, config.steps, "reinforce")
     if not held_out:
         return {}
-    found = _decisions(run, config, held_out) | {f"warmed_up_{name}": value for name, value in warmed.items()}
+    rows = _measured(run, held_out)
+    found = _decisions(config, rows) | {f"warmed_up_{name}": value for name, value in warmed.items()}
     if not config.reinforced_levels:  # else the optimum over all levels was never aimed at
-        found |= _oracle(run, config, held_out, held_out_labels)
+        found |= _oracle(run, config, held_out, held_out_labels, rows)
     return {"oracle": found}
 
 
-def _decisions(run: Run, config: AdaCoTConfig, items: list[Item]) -> dict[str, float]:
-    """How often the model thinks as it is now, and is right on the levels that are reinforced."""
-    if not items:
-        return {}
+def _measured(run: Run, items: list[Item]) -> list[Answered]:
+    """What the model as it is now answers, left to itself."""
     run.sampler.load(run.learner.weights())
-    rows = measure(items, run.sampler, run.task, run.openings)
+    return measure(items, run.sampler, run.task, run.openings)
+
+
+def _decisions(config: AdaCoTConfig, rows: Sequence[Answered]) -> dict[str, float]:
+    """How often a model thinks, and is right on the levels that are reinforced; nothing where nothing was asked."""
+    if not rows:
+        return {}
     hard = config.reinforced_levels or LEVELS
     return {
         "thinks": fmean(not row.direct for row in rows),
@@ -207,8 +213,10 @@ def _decisions(run: Run, config: AdaCoTConfig, items: list[Item]) -> dict[str, f
     }
 
 
-def _oracle(run: Run, config: AdaCoTConfig, items: list[Item], labels: Labels) -> dict[str, object]:
-    """How often the threshold rule would think on unseen questions, given what the trained model can, and how often it does."""
+def _oracle(
+    run: Run, config: AdaCoTConfig, items: list[Item], labels: Labels, rows: Sequence[Answered]
+) -> dict[str, float]:
+    """How often the threshold rule would think on unseen questions, given what the trained model can, and whether it does."""
     able = [
         ReferenceTable(None, model="trained", opening=opening, sampling=_sampling(config.reference))
         for opening in (run.openings.think, run.openings.no_think)
@@ -225,7 +233,6 @@ def _oracle(run: Run, config: AdaCoTConfig, items: list[Item], labels: Labels) -
         )
         for item in items
     ]
-    rows = measure(items, run.sampler, run.task, run.openings)
     cells = cells_at_optimum(
         items,
         [(able[0][item].reward, able[1][item].reward) for item in items],
